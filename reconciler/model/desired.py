@@ -1,0 +1,92 @@
+"""What the specs ask for, as one value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.model.address import Address
+from reconciler.model.facts import Absent, Unknown
+from reconciler.model.resources import Resource, Sensitive
+from reconciler.oci.descriptor import Descriptor
+from reconciler.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Location:
+    """A place in a spec file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A tag pinned to the manifest of one platform.
+
+    ``blobs`` is the config and the layers, or empty when the image is on disk already. ``index`` is the digest the
+    tag itself had when that was an index. ``answered_by`` is ``origin``, a mirror's URL or ``store``.
+    """
+
+    digest: Digest
+    index: Digest | None = None
+    blobs: tuple[Descriptor, ...] = ()
+    answered_by: str = "origin"
+    note: str = ""
+
+
+Resolution = Pin | Absent | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A field of the language that this version cannot honour: a plan error, never ignored."""
+
+    address: str
+    field: str
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """Resources by address, with the stacks that this value speaks for.
+
+    ``stacks`` holds every stack named by the specs, also those that declare nothing. ``source`` names where the
+    specs came from (a directory, a repository): stacks it once held and holds no more are pruned. ``owners`` says
+    which stacks declare a resource: one, but for the facts of the host. ``pins`` has an entry for every image that
+    is pulled, once ``pin`` has run.
+    """
+
+    resources: Mapping[Address, Resource]
+    stacks: frozenset[str]
+    source: str = ""
+    revision: str = ""
+    locations: Mapping[Address, Location] = field(default_factory=dict)
+    owners: Mapping[Address, frozenset[str]] = field(default_factory=dict)
+    unsupported: tuple[Unsupported, ...] = ()
+    warnings: tuple[str, ...] = ()
+    pins: Mapping[Address, Resolution] = field(default_factory=dict)
+
+    def sealed(self, seal: Callable[[bytes], str]) -> Desired:
+        """The same with every sensitive value's seal filled in."""
+        return dataclasses.replace(self, resources={a: _sealed(r, seal) for a, r in self.resources.items()})
+
+    def pinned(self, pins: Mapping[Address, Resolution]) -> Desired:
+        return dataclasses.replace(self, pins=dict(pins))
+
+
+def _sealed(value: Any, seal: Callable[[bytes], str]) -> Any:
+    if isinstance(value, Sensitive):
+        return dataclasses.replace(value, seal=seal(value.value.encode("utf-8", "surrogateescape")))
+    if isinstance(value, tuple):
+        return tuple(_sealed(item, seal) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {item.name: _sealed(getattr(value, item.name), seal) for item in dataclasses.fields(value)}
+        return value if all(changes[n] is getattr(value, n) for n in changes) else dataclasses.replace(value, **changes)
+    return value

@@ -1,0 +1,29 @@
+"""Facts from outside this host: known, known to be absent, or unknown. Unknown plans nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Somebody who must know said that there is no such thing."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nobody who must know answered. ``reason`` is one line, safe to print."""
+
+    reason: str
+
+
+RemoteTag = Known | Absent | Unknown
