@@ -1,0 +1,148 @@
+"""What an engine found, as one value. Times are seconds since the epoch; ``now`` is when the engine looked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from reconciler.model.address import Address
+from reconciler.model.canonical import Form
+from reconciler.model.facts import RemoteTag
+from reconciler.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Something live that is not as it was made: a path, what was expected, and what is there."""
+
+    path: str
+    expected: str
+    actual: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedFact:
+    """A recorded fact of the host: a registry, a mirror, a retention rule. ``stacks`` are those that declare it."""
+
+    form: Form
+    stacks: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedNetwork:
+    form: Form
+    drift: tuple[Drift, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedVolume:
+    form: Form
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitKey:
+    """What a commit was taken of: another key means that committing again may give another image."""
+
+    container_id: str
+    run: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedImage:
+    """A recorded image entry. ``complete`` is false when a blob or a layer of it is missing on disk."""
+
+    form: Form
+    digest: Digest
+    complete: bool = True
+    index: Digest | None = None
+    commit: CommitKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedTag:
+    """A tag. ``local`` is None when this host does not have it; ``stack`` is the one that owns the local tag.
+
+    ``remote`` is None unless the tag was asked for at its registry; ``pushed`` is what this root last wrote there, and
+    ``repaired`` how often it has put the tag back since its image last changed.
+    """
+
+    local: Digest | None
+    stack: str = ""
+    form: Form = field(default_factory=dict)
+    remote: RemoteTag | None = None
+    pushed: Digest | None = None
+    repaired: int = 0
+
+
+Status = Literal["created", "running", "paused", "exited", "unmonitored"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedContainer:
+    """One container of a stack, running or not.
+
+    ``form`` is the canonical form it was made from, with the image's digest under ``image``. ``exit_code`` is None
+    while it runs, and when nobody could tell. ``run`` counts its starts; ``streak`` the restarts since it last ran
+    long enough (model/policy.py). ``commit_key`` is present when it was asked for.
+    """
+
+    id: str
+    address: Address
+    form: Form
+    status: Status
+    image: Digest
+    exit_code: int | None = None
+    oom: bool = False
+    run: int = 0
+    streak: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+    discarded_bytes: int = 0
+    fingerprint: str | None = None
+    drift: tuple[Drift, ...] = ()
+
+    @property
+    def alive(self) -> bool:
+        return self.status in ("running", "paused", "unmonitored")
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "exited" and self.exit_code == 0
+
+
+ObservedResource = ObservedFact | ObservedNetwork | ObservedVolume | ObservedImage | ObservedTag | ObservedContainer
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The resources this root holds for the stacks asked about, and what outside facts were asked for.
+
+    ``leftovers`` are containers that an interrupted replacement left without a name. ``blobs`` are those of the
+    blobs asked about that are on disk. ``source_stacks`` are the stacks that the source asked about held at its last
+    apply. ``other_stacks`` are facts, tags and host ports of stacks that were not asked about: they may conflict.
+    """
+
+    root_id: str
+    now: float
+    resources: Mapping[Address, ObservedResource] = field(default_factory=dict)
+    leftovers: tuple[ObservedContainer, ...] = ()
+    blobs: frozenset[Digest] = frozenset()
+    source_stacks: frozenset[str] = frozenset()
+    other_stacks: Mapping[Address, ObservedFact | ObservedTag | ObservedContainer] = field(default_factory=dict)
+    forwarding: Literal["on", "off", "leave"] = "on"
+    """Whether the kernel forwards packets; ``leave`` when it does not and the host's policy forbids changing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What an observation is asked for. ``stacks`` None means everything, as for a listing."""
+
+    stacks: frozenset[str] | None = None
+    source: str = ""
+    addresses: frozenset[Address] = frozenset()
+    remote_tags: frozenset[Address] = frozenset()
+    fingerprints: frozenset[Address] = frozenset()
+    blobs: frozenset[Digest] = frozenset()
