@@ -1,0 +1,187 @@
+"""File I/O that must survive a crash.
+
+Every change that the store's promises rest on goes through here, under the name of its call site (``point``). A
+test can watch, fail or kill at each step of each call site: see ``observed``. The steps of a point are
+``<point>:write``, ``:fsync``, ``:rename``, ``:fsync-directory``, ``:mkdir``, ``:unlink`` and ``:syncfs``, each
+announced before it happens.
+
+Failures of the operating system become ``HostError`` with the path and a hint. A failed fsync is never tried again
+on the same file: after the first failure the kernel may have dropped the dirty pages, so a second fsync would lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Observer = Callable[[str, Path], None]
+
+_HINTS = {
+    errno.ENOSPC: "free space on the filesystem that holds it, then try again",
+    errno.EDQUOT: "raise the disk quota or free space, then try again",
+    errno.EROFS: "mount the filesystem read-write",
+    errno.EIO: "check the disk: the kernel log (dmesg) has the details",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
+    errno.ENOMEM: "free memory, then try again",
+    errno.EACCES: "run as the user that owns it, usually root",
+    errno.EPERM: "run as root; an immutable file needs chattr -i first",
+    errno.EBUSY: "unmount what is mounted there, then try again",
+}
+
+
+class _Watch:
+    observer: Observer | None = None
+
+
+@contextlib.contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Calls ``observer(step, path)`` before every step, in all threads, until the block ends. For tests.
+
+    An ``OSError`` that the observer raises is handled as if the step itself had failed.
+    """
+    before, _Watch.observer = _Watch.observer, observer
+    try:
+        yield
+    finally:
+        _Watch.observer = before
+
+
+def reached(step: str, path: Path) -> None:
+    """Announces one step. For I/O that must be done elsewhere (a stream, a database) under the same watch."""
+    if _Watch.observer is not None:
+        _Watch.observer(step, path)
+
+
+@contextlib.contextmanager
+def guarded(doing: str, path: Path) -> Iterator[None]:
+    """Turns an ``OSError`` in the block into ``HostError``: "cannot <doing> <path>: <reason>"."""
+    try:
+        yield
+    except OSError as error:
+        raise host_error(error, doing, path) from error
+
+
+def host_error(error: OSError, doing: str, path: Path) -> HostError:
+    """The ``HostError`` for a failed system call on ``path``."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return HostError(f"cannot {doing} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
+
+
+def write_file(path: Path, data: bytes, *, point: str, mode: int = 0o600) -> None:
+    """Makes ``path`` hold exactly ``data``: after a crash it holds the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with guarded("write", path):
+            reached(f"{point}:write", temporary)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+            try:
+                os.fchmod(descriptor, mode)
+                write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+        publish(temporary, path, point=point)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Writes all of ``data``; a write may be short when the disk fills up. Raises ``OSError``."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def publish(temporary: Path, target: Path, *, point: str) -> None:
+    """Moves a finished file to its name: fsync, rename over whatever is there, fsync the directory.
+
+    On failure before the rename, the temporary file is left to its owner.
+    """
+    sync_file(temporary, point=point)
+    rename(temporary, target, point=point)
+
+
+def rename(source: Path, target: Path, *, point: str) -> None:
+    """Renames a file or a directory within one filesystem and makes the new name durable (not the content)."""
+    with guarded("rename", source):
+        reached(f"{point}:rename", target)
+        source.rename(target)
+    sync_directory(target.parent, point=point)
+    if source.parent != target.parent:
+        sync_directory(source.parent, point=point)
+
+
+def make_directory(path: Path, *, point: str, mode: int = 0o700) -> None:
+    """Makes one directory with exactly ``mode``, durably. No-op when it is there already (its mode is left alone)."""
+    with guarded("make directory", path):
+        reached(f"{point}:mkdir", path)
+        try:
+            path.mkdir(mode)
+        except FileExistsError:
+            if path.is_dir() and not path.is_symlink():
+                return
+            raise
+        path.chmod(mode)
+    sync_directory(path.parent, point=point)
+
+
+def unlink(path: Path, *, point: str, sync: bool = True) -> bool:
+    """Removes one file; False when it was not there. ``sync=False`` leaves the directory's fsync to the caller."""
+    with guarded("remove", path):
+        reached(f"{point}:unlink", path)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+    if sync:
+        sync_directory(path.parent, point=point)
+    return True
+
+
+def sync_file(path: Path, *, point: str) -> None:
+    """fsync of one file's content."""
+    _fsync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, f"{point}:fsync")
+
+
+def sync_directory(path: Path, *, point: str) -> None:
+    """fsync of one directory: names made or removed in it are durable after this."""
+    _fsync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, f"{point}:fsync-directory")
+
+
+def sync_filesystem(path: Path, *, point: str) -> None:
+    """syncfs of the filesystem that holds ``path``: for a tree of many files, instead of an fsync of each."""
+    with guarded("sync the filesystem of", path):
+        reached(f"{point}:syncfs", path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc().syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+        finally:
+            os.close(descriptor)
+
+
+def _fsync(path: Path, flags: int, step: str) -> None:
+    with guarded("sync", path):
+        reached(step, path)
+        descriptor = os.open(path, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
