@@ -36,6 +36,7 @@ _HINTS = {
     errno.ENOMEM: "free memory, then try again",
     errno.EACCES: "run as the user that owns it, usually root",
     errno.EPERM: "run as root; an immutable file needs chattr -i first",
+    errno.EXDEV: "unmount what is mounted below it, then try again",
     errno.EBUSY: "unmount what is mounted there, then try again",
 }
 

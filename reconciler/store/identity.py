@@ -1,0 +1,167 @@
+"""Who a root is: its random identity, its secret key, and whether the directory can be trusted.
+
+ROOT/id names the root's runtime directory, its bridges and its network names, so two roots never collide. ROOT/key
+seals what must be compared but not shown (DESIGN ruling 11).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.errors import HostError
+from reconciler.linux import durable
+from reconciler.linux.tree import mount_points_below
+
+RUN = Path("/run/reconciler")
+_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+_KEY_BYTES = 32
+_PLACE = "place.json"
+# What a root in use always has. Without an id beside it, something was lost: a disk not mounted, a file deleted.
+_STATE = ("state.db", "blobs", "layers", "containers")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One root: ``id`` is twelve hexadecimal digits, ``run`` its own runtime directory (which may not be there yet).
+
+    ``exists`` is False for a root that no writer has made yet: id and key then last only as long as this value.
+    """
+
+    root: Path
+    id: str
+    run: Path
+    key: bytes = field(repr=False)
+    exists: bool = True
+
+    def seal(self, value: bytes) -> str:
+        """HMAC-SHA256 of a secret under the root's key, as 64 hexadecimal digits: equal exactly for equal values."""
+        return hmac.new(self.key, value, hashlib.sha256).hexdigest()
+
+
+def read_identity(root: Path, run: Path = RUN) -> Identity:
+    """The identity of ``root``, for a reader: nothing is written.
+
+    Raises ``HostError`` for a directory that is not to be trusted or has lost its identity.
+    """
+    if os.path.lexists(root):
+        _check_directory(root)
+        text = _read(root / "id")
+        if text is not None:
+            return _load(root, text, run)
+        _check_unused(root)
+    fresh = secrets.token_hex(6)
+    return Identity(root, fresh, run / fresh, secrets.token_bytes(_KEY_BYTES), exists=False)
+
+
+def claim_identity(root: Path, run: Path = RUN) -> Identity:
+    """The identity of ``root``, for a writer that holds its lock: made if the root is new.
+
+    Closes the directory to others (0700: it holds setuid files of images) and notes in the runtime directory where
+    the root is. Raises ``HostError`` as ``read_identity`` does, and when the root was copied or moved while
+    something of it is still mounted.
+    """
+    _check_directory(root)
+    with durable.guarded("close to others", root):
+        root.chmod(0o700)
+    text = _read(root / "id")
+    if text is None:
+        _check_unused(root)
+        if _read(root / "key") is None:
+            durable.write_file(root / "key", secrets.token_bytes(_KEY_BYTES), point="identity.key")
+        # The id comes last: where it is, the key is.
+        text = secrets.token_hex(6).encode() + b"\n"
+        durable.write_file(root / "id", text, point="identity.id")
+    identity = _load(root, text, run)
+    _check_place(identity)
+    return identity
+
+
+def prepare_root(root: Path) -> None:
+    """Makes the directory ``root`` (not its parents) if it is not there, so that it can be locked."""
+    if not os.path.lexists(root):
+        durable.make_directory(root, point="identity.root")
+    _check_directory(root)
+
+
+def _check_directory(root: Path) -> None:
+    with durable.guarded("use", root):
+        status = root.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise HostError(f"{root} is a symbolic link", hint="give the directory it should point at as --root")
+    if not stat.S_ISDIR(status.st_mode):
+        raise HostError(f"{root} is not a directory", hint="give a directory as --root")
+    if status.st_uid != os.geteuid():
+        raise HostError(
+            f"{root} belongs to user {status.st_uid}, not to user {os.geteuid()} who runs this",
+            hint="run as its owner, or give another directory as --root",
+        )
+    if status.st_mode & 0o022:
+        raise HostError(
+            f"{root} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}): it cannot be trusted",
+            hint=f"look at what is in it, then chmod 0700 {root}",
+        )
+
+
+def _check_unused(root: Path) -> None:
+    for name in _STATE:
+        if os.path.lexists(root / name):
+            raise HostError(
+                f"{root / 'id'} is missing, though {root / name} is there",
+                hint="restore the file id from a backup, or mount the right disk; a new root must be empty",
+            )
+
+
+def _load(root: Path, text: bytes, run: Path) -> Identity:
+    id_ = text.decode("ascii", "replace").strip()
+    if _ID.fullmatch(id_) is None:
+        raise HostError(f"{root / 'id'} is damaged", hint="restore it from a backup")
+    key = _read(root / "key")
+    if key is None or len(key) != _KEY_BYTES:
+        raise HostError(f"{root / 'key'} is {'missing' if key is None else 'damaged'}", hint="restore it from a backup")
+    return Identity(root, id_, run / id_, key)
+
+
+def _read(path: Path) -> bytes | None:
+    with durable.guarded("read", path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(4096)
+
+
+def _check_place(identity: Identity) -> None:
+    """Refuses a second directory with this id while the first is in use; then notes this one as the first."""
+    note = identity.run / _PLACE
+    status = identity.root.lstat()
+    place = {"device": status.st_dev, "inode": status.st_ino, "path": str(identity.root.resolve())}
+    text = json.dumps(place).encode() + b"\n"
+    noted = _read(note)
+    if noted == text:
+        return
+    if noted is not None and (mounted := _mounted(identity, noted)):
+        raise HostError(
+            f"{identity.root} was copied or moved while in use: its identity {identity.id} belongs to "
+            f"{noted.decode('utf-8', 'replace').strip()}, and {mounted[0]} is mounted",
+            hint="move it back, or stop its containers where it was; a copy to keep needs another id and key",
+        )
+    with durable.guarded("make directory", identity.run):
+        identity.run.mkdir(0o700, parents=True, exist_ok=True)
+    durable.write_file(note, text, point="identity.place")
+
+
+def _mounted(identity: Identity, noted: bytes) -> tuple[Path, ...]:
+    try:
+        before = Path(json.loads(noted)["path"])
+    except (ValueError, KeyError, TypeError):
+        before = identity.root
+    return tuple(point for top in (identity.run, identity.root, before) for point in mount_points_below(top))
