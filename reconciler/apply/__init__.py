@@ -1,0 +1,1 @@
+"""Running a plan: what is unblocked, in parallel; a failure stops only what depends on it."""

@@ -1,0 +1,66 @@
+"""What an apply did, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reconciler.engine.port import Outcome
+from reconciler.errors import ReconcilerError
+from reconciler.model.address import Address
+from reconciler.plan.plan import Plan
+
+Status = Literal["done", "unchanged", "failed", "blocked", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """How one step ended: ``blocked`` when a step it needs failed, ``stopped`` when the apply ended before it."""
+
+    step_id: str
+    address: Address
+    verb: str
+    status: Status
+    outcome: Outcome | None = None
+    error: ReconcilerError | None = None
+    blocked_by: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One apply, from its first plan to its last.
+
+    ``plan`` is what was approved, ``last`` the plan after the final pass: what is in there did not converge.
+    ``generation`` is the number recorded, or None when nothing was (nothing changed, or something failed).
+    """
+
+    plan: Plan
+    last: Plan
+    results: tuple[StepResult, ...] = ()
+    generation: int | None = None
+    interrupted: bool = False
+
+    @property
+    def applied(self) -> tuple[StepResult, ...]:
+        return tuple(result for result in self.results if result.status == "done")
+
+    @property
+    def failures(self) -> tuple[StepResult, ...]:
+        return tuple(result for result in self.results if result.status == "failed")
+
+    @property
+    def converged(self) -> bool:
+        """Whether everything asked for is so, and stayed so while we looked."""
+        restarted = {result.address for result in self.results if result.verb == "start"}
+        died = any(item.address in restarted for item in self.last.blocked)
+        return not (self.failures or self.last.changes or self.last.errored or self.interrupted or died)
+
+    @property
+    def exit_code(self) -> int:
+        """0 converged; 4 something was applied and something was not; 1 nothing was applied; 130 interrupted."""
+        if self.interrupted:
+            return 130
+        if self.converged:
+            return 0
+        return 4 if self.applied else 1

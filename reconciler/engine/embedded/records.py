@@ -1,0 +1,230 @@
+"""Rows of the engine's tables as values, but for containers, which have a module of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from reconciler.engine.port import Generation, GenerationEntry
+from reconciler.model.address import Address
+from reconciler.model.canonical import Form
+from reconciler.model.observed import CommitKey, ObservedFact
+from reconciler.oci.digest import Digest
+from reconciler.store.database import Database
+
+
+def dump(value: Any) -> str:
+    """Compact JSON with sorted keys, as all columns of this engine hold it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class Facts:
+    """Registries, mirrors and retention rules."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> dict[Address, ObservedFact]:
+        rows = self._database.query("SELECT address, form, stacks FROM facts")
+        return {
+            Address.parse(row["address"]): ObservedFact(json.loads(row["form"]), frozenset(json.loads(row["stacks"])))
+            for row in rows
+        }
+
+    def set(self, address: Address, form: Form, stacks: Iterable[str]) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", (str(address), dump(form), dump(sorted(stacks)))
+            )
+
+    def drop(self, address: Address) -> None:
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM facts WHERE address = ?", (str(address),))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    address: Address
+    form: Form
+    subnet: IPv4Network
+    bridge: str
+    last_address: IPv4Address | None = None
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.subnet[1]
+
+
+class Networks:
+    """The networks of this root."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> dict[Address, NetworkRow]:
+        rows = self._database.query("SELECT * FROM networks ORDER BY address")
+        found = (
+            NetworkRow(
+                Address.parse(row["address"]),
+                json.loads(row["form"]),
+                IPv4Network(row["subnet"]),
+                row["bridge"],
+                IPv4Address(row["last_address"]) if row["last_address"] else None,
+            )
+            for row in rows
+        )
+        return {row.address: row for row in found}
+
+    def set(self, row: NetworkRow) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO networks VALUES (?, ?, ?, ?, ?) ON CONFLICT (address) DO UPDATE SET form = excluded.form,"
+                " subnet = excluded.subnet, bridge = excluded.bridge, last_address = excluded.last_address",
+                (
+                    str(row.address),
+                    dump(row.form),
+                    str(row.subnet),
+                    row.bridge,
+                    str(row.last_address) if row.last_address else "",
+                ),
+            )
+
+    def drop(self, address: Address) -> None:
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM networks WHERE address = ?", (str(address),))
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """An image entry of a stack: its form, and for a commit what it was taken of."""
+
+    form: Form
+    commit: CommitKey | None = None
+
+
+class Entries:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> dict[Address, EntryRow]:
+        rows = self._database.query("SELECT * FROM entries")
+        return {
+            Address.parse(row["address"]): EntryRow(
+                json.loads(row["form"]),
+                CommitKey(row["commit_container"], row["commit_run"], row["commit_fingerprint"])
+                if row["commit_container"]
+                else None,
+            )
+            for row in rows
+        }
+
+    def set(self, address: Address, form: Form, commit: CommitKey | None = None) -> None:
+        key = (commit.container_id, commit.run, commit.fingerprint) if commit else (None, None, None)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", (str(address), dump(form), *key)
+            )
+
+    def drop(self, address: Address) -> None:
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM entries WHERE address = ?", (str(address),))
+
+
+@dataclass(frozen=True, slots=True)
+class TagRow:
+    form: Form
+    stack: str
+    pushed: Digest | None = None
+    repaired: int = 0
+
+
+class Tags:
+    """Declared tags; what each points at on this host is the store's name of the reference."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> dict[Address, TagRow]:
+        return {
+            Address.parse(row["address"]): TagRow(
+                json.loads(row["form"]),
+                row["stack"],
+                Digest(row["pushed"]) if row["pushed"] else None,
+                row["repaired"],
+            )
+            for row in self._database.query("SELECT * FROM tags")
+        }
+
+    def set(self, address: Address, form: Form, stack: str) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO tags (address, form, stack) VALUES (?, ?, ?) ON CONFLICT (address)"
+                " DO UPDATE SET form = excluded.form, stack = excluded.stack",
+                (str(address), dump(form), stack),
+            )
+
+    def pushed(self, address: Address, digest: Digest, *, repair: bool) -> None:
+        """Notes what was written at the registry; a repair counts, a new image starts the count again."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE tags SET pushed = ?, repaired = CASE WHEN ? THEN repaired + 1 ELSE 0 END WHERE address = ?",
+                (str(digest), repair, str(address)),
+            )
+
+    def drop(self, address: Address) -> None:
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM tags WHERE address = ?", (str(address),))
+
+
+class Generations:
+    """Every successful apply, numbered, and the stacks each source held at its last one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, generation: Generation, now: float) -> int:
+        entries = {
+            str(address): {"form": entry.form, "digest": entry.digest} for address, entry in generation.entries.items()
+        }
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO generations (created_at, source, revision, stacks, entries) VALUES (?, ?, ?, ?, ?)",
+                (now, generation.source, generation.revision, dump(sorted(generation.stacks)), dump(entries)),
+            )
+            connection.execute("DELETE FROM sources WHERE source = ?", (generation.source,))
+            connection.executemany(
+                "INSERT INTO sources VALUES (?, ?)", [(generation.source, stack) for stack in sorted(generation.stacks)]
+            )
+            return int(cursor.lastrowid or 0)
+
+    def all(self) -> list[Generation]:
+        """Oldest first."""
+        return [
+            Generation(
+                frozenset(json.loads(row["stacks"])),
+                row["source"],
+                row["revision"],
+                _entries(json.loads(row["entries"])),
+                row["number"],
+                row["created_at"],
+            )
+            for row in self._database.query("SELECT * FROM generations ORDER BY number")
+        ]
+
+    def forget_before(self, number: int) -> None:
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM generations WHERE number < ?", (number,))
+
+    def stacks_of(self, source: str) -> frozenset[str]:
+        rows = self._database.query("SELECT stack FROM sources WHERE source = ?", (source,))
+        return frozenset(row["stack"] for row in rows)
+
+
+def _entries(document: Mapping[str, Any]) -> dict[Address, GenerationEntry]:
+    return {
+        Address.parse(address): GenerationEntry(entry["form"], Digest(entry["digest"]) if entry["digest"] else None)
+        for address, entry in document.items()
+    }
