@@ -1,0 +1,278 @@
+"""Containers under an OCI runtime and conmon: create, start, look, signal, stop, wait, exec, delete.
+
+A task lives as the files below ``run_dir``, which need not survive a reboot, and as processes. No method keeps a
+lock: callers take turns per container.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from reconciler.errors import ConflictError, HostError, NotFoundError, RuntimeFailure
+from reconciler.linux.cgroups import Cgroups
+from reconciler.linux.processes import ProcessId
+from reconciler.runtime.bundle import write_bundle
+from reconciler.runtime.conmon import ENVIRONMENT, Monitor, runtime_error
+from reconciler.runtime.execute import execute
+from reconciler.runtime.spec import DEFAULT_STOP_TIMEOUT, BundleSpec, ProcessSpec
+from reconciler.runtime.task import Status, Task, TaskState
+from reconciler.runtime.terminal import Attachment
+
+DEFAULT_LOG_LIMIT = 16 * 1024 * 1024
+_DEADLINE = 60.0  # seconds for one call of the OCI runtime; a healthy one takes some ten milliseconds
+_DEATH = 10.0  # seconds for processes to be gone after SIGKILL
+
+
+class Runtime:
+    """The containers of one root. ``run_dir`` is its own (``/run/reconciler/ROOT-ID``), so two roots never meet."""
+
+    def __init__(
+        self, run_dir: Path, *, runc: str = "runc", conmon: str = "conmon", cgroups: Cgroups | None = None
+    ) -> None:
+        self._runc_root = run_dir / "runc"
+        self._tasks = run_dir / "tasks"
+        self._runc = runc
+        self._conmon = conmon
+        self._cgroups = cgroups or Cgroups()
+
+    def create(
+        self,
+        bundle_dir: Path,
+        spec: BundleSpec,
+        log_path: Path,
+        exit_dir: Path,
+        *,
+        terminal: bool = False,
+        stdin: bool = False,
+        log_limit: int = DEFAULT_LOG_LIMIT,
+    ) -> Task:
+        """Makes the container without starting its program. Directories given must exist.
+
+        What an earlier, ended task of this id left is removed first. On failure nothing of this one is left. Raises
+        ``RuntimeFailure`` (125 could not be created; 126, 127 the program cannot run), ``ConflictError`` when a task
+        of this id is alive, ``HostError`` when the host lacks a part.
+        """
+        if self.state(spec.id).status not in ("absent", "exited"):
+            raise ConflictError(f"container {spec.id} is running", hint="Stop it first.")
+        write_bundle(bundle_dir, spec, self._cgroups)
+        if (self._tasks / spec.id).exists() or (self._runc_root / spec.id).exists():
+            self.delete(spec.id)
+        work = self._tasks / spec.id
+        work.mkdir(parents=True)
+        exit_file = exit_dir / spec.id
+        exit_file.unlink(missing_ok=True)
+        monitor = Monitor(
+            id=spec.id,
+            conmon=self._program(self._conmon, "conmon"),
+            runtime=self._program(self._runc, "runc"),
+            runtime_root=self._runc_root,
+            bundle=bundle_dir,
+            work=work,
+            log=log_path,
+            log_limit=log_limit,
+            exit_dir=exit_dir,
+            cgroup=spec.cgroup.rpartition("/")[0] + "/conmon",
+            terminal=terminal,
+            stdin=stdin,
+        )
+        try:
+            pid, monitor_pid = monitor.spawn(self._cgroups, _DEADLINE)
+            init, watcher = ProcessId.of(pid), ProcessId.of(monitor_pid)
+            if init is None or watcher is None:
+                raise RuntimeFailure(f"container {spec.id} ended before it was started")
+            task = Task(spec.id, init, watcher, bundle_dir, exit_file, log_path, spec.cgroup, spec.rootfs)
+            _write_whole(work / "task.json", task.to_json())
+        except BaseException:
+            self._discard(spec.id, spec.cgroup)
+            raise
+        return task
+
+    def start(self, container: str) -> None:
+        """Runs the program of a created container."""
+        task = self.task(container)
+        log = self._tasks / container / "start.log"
+        result = self._call("start", container, log=log)
+        if result.returncode:
+            raise RuntimeFailure(f"cannot start container {task.id}: {_explain(result, log)}")
+
+    def task(self, container: str) -> Task:
+        """The task on record. Raises ``NotFoundError``."""
+        try:
+            return Task.from_json((self._tasks / container / "task.json").read_text())
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"container {container} has no task", hint="It was not started since the host booted."
+            ) from None
+
+    def ids(self) -> tuple[str, ...]:
+        """Every id that has anything here, also half made ones that a crash left."""
+        found = {path.name for top in (self._tasks, self._runc_root) if top.is_dir() for path in top.iterdir()}
+        return tuple(sorted(found))
+
+    def state(self, container: str) -> TaskState:
+        """What is known of a task, from files and process ids alone: tens of microseconds, and no other program."""
+        try:
+            task = self.task(container)
+        except NotFoundError:
+            return TaskState("absent")
+        monitored = task.monitor.alive()  # before the exit file: conmon writes it, then ends
+        code = task.exit_code()
+        oom = self._cgroups.oom_kills(task.cgroup) > 0
+        if code is not None or not (monitored or task.init.alive()):
+            return TaskState("exited", None, code, oom)
+        if (self._runc_root / container / "exec.fifo").exists():  # runc removes it when the program is started
+            return TaskState("created", task.pid, None, oom, monitored)
+        status: Status = "paused" if self._cgroups.frozen(task.cgroup) else "running"
+        return TaskState(status, task.pid, None, oom, monitored)
+
+    def wait(self, container: str, timeout: float | None = None) -> TaskState:
+        """The state once the container has exited, or after ``timeout`` seconds (None: no limit) as it is then."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with suppress(NotFoundError):
+            task = self.task(container)
+            # conmon ends after it wrote the exit file. Without conmon the container itself is all there is.
+            for process in (task.monitor, task.init):
+                if not process.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    break
+        return self.state(container)
+
+    def kill(self, container: str, number: int = signal.SIGKILL) -> bool:
+        """Sends a signal to the container's first process; False when it has ended. Never reaches any other."""
+        try:
+            task = self.task(container)
+        except NotFoundError:
+            return False
+        sent = task.init.signal(number)
+        if sent and number == signal.SIGKILL:
+            self._cgroups.thaw(task.cgroup)  # a frozen process on cgroup v1 dies only when it runs
+        return sent
+
+    def stop(
+        self,
+        container: str,
+        number: int = signal.SIGTERM,
+        timeout: float | None = DEFAULT_STOP_TIMEOUT,
+    ) -> TaskState:
+        """Asks the container to end, and kills it after ``timeout`` seconds (0: at once; None: never). The last state.
+
+        A paused one is let run to get the signal. A first process without a handler for the signal ignores it, as the
+        kernel has it for the first of a pid namespace (``init`` in the spec helps). An interrupt ends the waiting.
+        """
+        state = self.state(container)
+        if state.status in ("absent", "exited"):
+            return state
+        if timeout is None or timeout > 0:
+            self.kill(container, number)
+            self._cgroups.thaw(self.task(container).cgroup)
+            state = self.wait(container, timeout)
+        if state.status != "exited":
+            state = self._kill_all(container)
+        return state
+
+    def exec(
+        self,
+        container: str,
+        process: ProcessSpec,
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> int:
+        """Runs one more process in a running container and gives its exit code (killed by signal n: 128 + n).
+
+        ``stdin`` None is /dev/null; ``stdout`` and ``stderr`` None are our own. With ``process.terminal`` the three
+        must be a terminal, and the OCI runtime relays between it and the container's. Raises ``RuntimeFailure``: 127 no
+        such program, 126 not executable or the container is not running, 125 anything else.
+        """
+        state = self.state(container)
+        if state.status != "running":
+            raise RuntimeFailure(
+                f"container {container} is {state.status}, not running", hint="Start it first.", code=126
+            )
+        return execute(self._command(), self.task(container), process, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def attach(self, container: str) -> Attachment:
+        """A connection to the container's streams. Made before ``start``, it misses nothing. The caller closes it."""
+        return Attachment(self.task(container).bundle)
+
+    def delete(self, container: str) -> None:
+        """Removes the task, killing what still runs: its processes, control groups, sockets and exit file.
+
+        The log stays. Deleting what is not there is no error.
+        """
+        try:
+            task = self.task(container)
+        except NotFoundError:
+            self._discard(container, None)
+            return
+        if self.state(container).status != "exited":
+            self._kill_all(container)
+        self._discard(container, task.cgroup)
+        for name in ("attach", "ctl", "winsz"):
+            (task.bundle / name).unlink(missing_ok=True)
+        task.exit_file.unlink(missing_ok=True)
+
+    def release(self, cgroup: str) -> None:
+        """Removes what tasks share, when none is left: the parent control group and the directories in ``run_dir``."""
+        if not self.ids():
+            self._cgroups.remove(cgroup)
+            for directory in (self._tasks, self._runc_root, self._tasks.parent):
+                with suppress(OSError):
+                    directory.rmdir()
+
+    def _kill_all(self, container: str) -> TaskState:
+        task = self.task(container)
+        task.init.signal(signal.SIGKILL)
+        self._cgroups.kill(task.cgroup)
+        state = self.wait(container, _DEATH)
+        if state.status != "exited":
+            raise RuntimeFailure(
+                f"container {container} does not end {_DEATH:g} s after SIGKILL",
+                hint=f"See what it waits for, such as a dead disk: ps -o stat,wchan {task.pid}.",
+            )
+        return state
+
+    def _discard(self, container: str, cgroup: str | None) -> None:
+        if (self._runc_root / container).exists():
+            result = self._call("delete", "--force", container)
+            if result.returncode:
+                raise RuntimeFailure(f"cannot delete container {container}: {_explain(result, None)}")
+        if cgroup is not None:
+            self._cgroups.kill(cgroup)
+            self._cgroups.remove(cgroup)
+        shutil.rmtree(self._tasks / container, ignore_errors=True)
+
+    def _command(self) -> list[str]:
+        return [self._program(self._runc, "runc"), f"--root={self._runc_root}", "--log-format=json"]
+
+    def _call(self, *arguments: str, log: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+        command = [*self._command(), *([f"--log={log}"] if log else []), *arguments]
+        try:
+            return subprocess.run(
+                command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeFailure(f"{self._runc} {arguments[0]} did not end within {_DEADLINE:g} s") from None
+
+    @staticmethod
+    def _program(name: str, package: str) -> str:
+        path = shutil.which(name, path=ENVIRONMENT["PATH"])
+        if path is None:
+            raise HostError(f"the program {name} is missing", hint=f"Install the package {package}.")
+        return path
+
+
+def _explain(result: subprocess.CompletedProcess[bytes], log: Path | None) -> str:
+    return (runtime_error(log) if log else "") or result.stderr.decode(errors="replace").strip() or "no message"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Readers see all of it or nothing. /run need not survive a crash, so nothing is flushed."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.replace(path)
