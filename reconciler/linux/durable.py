@@ -151,6 +151,14 @@ def unlink(path: Path, *, point: str, sync: bool = True) -> bool:
     return True
 
 
+def sweep_temporaries(directory: Path, *, point: str) -> None:
+    """Removes what ``write_file`` left in a directory when it was killed. Nobody may be in it at the time."""
+    with guarded("read", directory):
+        leftovers = [path for path in directory.iterdir() if path.name.startswith(".") and ".tmp" in path.name]
+    for path in leftovers:
+        unlink(path, point=point)
+
+
 def sync_file(path: Path, *, point: str) -> None:
     """fsync of one file's content."""
     _fsync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, f"{point}:fsync")

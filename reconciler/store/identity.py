@@ -71,6 +71,7 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
     _check_directory(root)
     with durable.guarded("close to others", root):
         root.chmod(0o700)
+    durable.sweep_temporaries(root, point="identity.sweep")
     text = _read(root / "id")
     if text is None:
         _check_unused(root)

@@ -1,0 +1,222 @@
+"""What collection frees, and what it must never free."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reconciler.errors import HostError, IntegrityError
+from reconciler.linux import durable
+from reconciler.oci import media
+from reconciler.oci.digest import Digest
+from reconciler.oci.layers import chain_ids
+from reconciler.store.gc import Root
+from reconciler.store.images import Name
+
+if TYPE_CHECKING:
+    from .conftest import Store
+
+
+def kinds(plan) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for item in plan.garbage:
+        found[item.kind] = found.get(item.kind, 0) + 1
+    return found
+
+
+def everything(root: Path) -> dict[str, str]:
+    """Every file below a root but the database's, with the hash of its bytes."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not path.name.startswith("state.db")
+    }
+
+
+def test_an_empty_store_has_no_garbage(store: Store) -> None:
+    assert store.gc.plan(()).garbage == ()
+
+
+def test_s19_a_desired_image_without_a_container_stays(store: Store) -> None:
+    image = store.add_image(b"one", b"two")
+    before = everything(store.root)
+    plan = store.gc.plan([Root("image", image.digest, "desired by shop")])
+    assert plan.garbage == ()
+    assert store.gc.collect(plan, [Root("image", image.digest, "desired by shop")]).garbage == ()
+    assert everything(store.root) == before
+
+
+def test_s20_an_image_of_a_kept_generation_stays_and_one_before_it_goes(store: Store) -> None:
+    old = store.add_image(b"shared", b"old")
+    kept = store.add_image(b"shared", b"kept")
+    roots = [Root("image", kept.digest, "generation 7")]
+    plan = store.gc.plan(roots)
+    # The manifest, the config and the top layer; the layer that both have stays, as blob and as directory.
+    assert kinds(plan) == {"image": 1, "blob": 3, "layer": 1}
+    store.gc.collect(plan, roots)
+    assert store.images.list() == (kept,)
+    assert set(store.content.digests()) == set(kept.blobs)
+    assert store.layers() == {chain.hex for chain in kept.chain_ids}
+    assert not store.content.has(old.digest)
+
+
+def test_collection_frees_exactly_what_was_listed_and_nothing_is_left(store: Store) -> None:
+    store.add_image(b"one", b"two")
+    (store.root / "layers" / ("ab" * 32)).mkdir()
+    (store.root / "layers" / ("cd" * 32 + ".unpacking")).mkdir()
+    (store.root / "ingest" / ("ef" * 32)).write_bytes(b"half a blob")
+    plan = store.gc.plan(())
+    assert kinds(plan) == {"image": 1, "layer": 4, "blob": 4, "partial": 1}
+    late = store.content.put(b"written after the plan")
+    assert store.gc.collect(plan, ()) == plan
+    assert set(store.content.digests()) == {late}
+    assert store.layers() == set()
+    assert list(store.content.partials()) == []
+    assert store.database.query("SELECT * FROM layers") == []
+
+
+def test_s52_collecting_twice_is_a_success_that_frees_nothing(store: Store) -> None:
+    store.add_image(b"one")
+    plan = store.gc.plan(())
+    assert store.gc.collect(plan, ()) == plan
+    assert store.gc.collect(plan, ()).garbage == ()
+    assert store.gc.plan(()).garbage == ()
+
+
+def test_what_came_into_use_after_the_plan_stays(store: Store) -> None:
+    image = store.add_image(b"one", b"two")
+    plan = store.gc.plan(())
+    before = everything(store.root)
+    assert store.gc.collect(plan, [Root("image", image.digest, "a container was made")]).garbage == ()
+    assert everything(store.root) == before
+
+
+def test_a_name_protects_its_image_and_the_index_it_came_from(store: Store) -> None:
+    index = store.content.put(b'{"manifests": []}')
+    image = store.add_image(b"one", index=index)
+    store.names.set(Name("docker.io/library/one:latest", image.digest, "", "tag"))
+    assert store.gc.plan(()).garbage == ()
+    store.names.remove("docker.io/library/one:latest")
+    assert index in {item.id for item in store.gc.plan(()).garbage}
+
+
+def test_an_image_named_by_its_index_protects_the_manifests_that_are_here(store: Store) -> None:
+    image = store.add_image(b"one")
+    index = store.content.put(
+        b'{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%s","digest":"%s","size":1},'
+        b'{"mediaType":"%s","digest":"%s","size":1}]}'
+        % (
+            media.OCI_INDEX.encode(),
+            media.OCI_MANIFEST.encode(),
+            image.digest.encode(),
+            media.OCI_MANIFEST.encode(),
+            Digest.of(b"another platform, not fetched").encode(),
+        )
+    )
+    assert store.gc.plan([Root("image", index, "pinned")]).garbage == ()
+
+
+def test_a_container_on_a_layer_protects_the_layers_below_it_but_no_others(store: Store) -> None:
+    image = store.add_image(b"one", b"two", b"three")
+    middle = image.chain_ids[1]
+    roots = [Root("layer", middle, "container shop/web")]
+    store.gc.collect(store.gc.plan(roots), roots)
+    assert store.layers() == {chain.hex for chain in image.chain_ids[:2]}
+
+
+def test_s14_s18_a_lease_protects_what_is_on_its_way(store: Store) -> None:
+    diffs = (Digest.of(b"tar one"), Digest.of(b"tar two"))
+    chains = chain_ids(diffs)
+    with store.leases.take("pull") as lease:
+        lease.add([Digest.of(b"layer one"), Digest.of(b"layer two"), *chains])
+        store.content.put(b"layer one")
+        store.add_layer(chains[0], None, diffs[0])
+        with store.content.ingest(Digest.of(b"layer two"), 9) as ingest:
+            ingest.write(b"layer")
+        (store.root / "layers" / f"{chains[1].hex}.unpacking").mkdir()
+        plan = store.gc.plan(())
+        assert plan.garbage == ()
+    after = store.gc.plan(())
+    assert kinds(after) == {"blob": 1, "layer": 2, "partial": 1}
+
+
+def test_s21_a_lease_taken_after_the_plan_protects(store: Store) -> None:
+    blob = store.content.put(b"a layer that two images share")
+    plan = store.gc.plan(())
+    with store.leases.take("pull", [blob]):
+        assert store.gc.collect(plan, ()).garbage == ()
+        assert store.content.has(blob)
+
+
+def test_s01_an_ingest_in_progress_is_not_garbage(store: Store) -> None:
+    with store.content.ingest(Digest.of(b"0123456789"), 10) as ingest:
+        ingest.write(b"01234")
+        assert store.gc.plan(()).garbage == ()
+        ingest.write(b"56789")
+        ingest.commit()
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_s22_one_unreadable_manifest_stops_the_sweep(store: Store, damage: str) -> None:
+    kept, gone = store.add_image(b"kept"), store.add_image(b"gone")
+    roots = [Root("image", kept.digest, "desired")]
+    plan = store.gc.plan(roots)
+    path = store.content.path(kept.digest)
+    path.unlink()
+    if damage == "garbage":
+        path.write_bytes(b"{}")
+    before = everything(store.root)
+    for attempt in (lambda: store.gc.plan(roots), lambda: store.gc.collect(plan, roots)):
+        with pytest.raises(IntegrityError, match="nothing was collected"):
+            attempt()
+    assert everything(store.root) == before
+    assert store.images.get(gone.digest) == gone
+
+
+def test_planning_writes_nothing(store: Store) -> None:
+    store.add_image(b"one")
+    (store.root / "ingest" / ("ef" * 32)).write_bytes(b"half a blob")
+    store.database.close_pass()
+    before = {path: path.stat() for path in store.root.rglob("*")}
+    store.gc.plan(())
+    after = {path: path.stat() for path in store.root.rglob("*")}
+    assert {path: (s.st_mtime_ns, s.st_size) for path, s in before.items()} == {
+        path: (s.st_mtime_ns, s.st_size) for path, s in after.items()
+    }
+
+
+def test_s13_no_row_is_left_without_its_bytes_wherever_collection_fails(store: Store) -> None:
+    """Fails at every step in turn: each time the rows that are left have their files, and the next run ends it."""
+    steps = 0
+    while True:
+        store.add_image(b"one", b"two")
+        plan = store.gc.plan(())
+        countdown = steps
+
+        def fail(step: str, path: Path) -> None:
+            nonlocal countdown
+            if countdown == 0:
+                countdown -= 1
+                raise OSError(28, os.strerror(28))
+            countdown -= 1
+
+        try:
+            with durable.observed(fail):
+                store.gc.collect(plan, ())
+        except HostError as error:
+            assert "No space left" in str(error)
+        else:
+            break
+        for image in store.images.list():
+            assert all(store.content.has(blob) for blob in image.blobs)
+        for row in store.database.query("SELECT chain_id FROM layers"):
+            assert (store.root / "layers" / Digest(row["chain_id"]).hex / "etc" / "file").exists()
+        store.gc.collect(store.gc.plan(()), ())
+        assert store.layers() == set()
+        assert list(store.content.digests()) == []
+        steps += 1
+    assert steps > 10
