@@ -48,7 +48,7 @@ def pick_address(subnet: IPv4Network, taken: Collection[IPv4Address], last: IPv4
     """
     first = int(gateway(subnet)) + 1
     count = int(subnet.broadcast_address) - first
-    offset = int(last) - first + 1 if last is not None and last in subnet else 0
+    offset = min(max(int(last) - first + 1, 0), count) if last is not None else 0
     used = {int(address) for address in taken}
     # Among len(used) + 1 candidates one is free, so this never walks a whole /8.
     for step in range(min(count, len(used) + 1)):

@@ -10,6 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 
+TABLE_PREFIX = "reconciler_"
+"""What the nftables tables of all roots begin with."""
+
 
 def root_prefix(root_id: str) -> str:
     """What the names of all interfaces of this root begin with."""
@@ -28,7 +31,7 @@ def endpoint(root_id: str, network_id: str, container_id: str) -> str:
 
 def table(root_id: str) -> str:
     """The nftables table that holds all rules of this root."""
-    return f"reconciler_{_hash(root_id)[:12]}"
+    return TABLE_PREFIX + _hash(root_id)[:12]
 
 
 def alias(root_id: str) -> str:

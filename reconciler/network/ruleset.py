@@ -127,14 +127,15 @@ def key(port: PortMapping) -> str:
         ) from error
 
 
-def value(port: PortMapping) -> str:
-    """What the key maps to."""
-    return f"{port.container_address} . {port.container_port}"
+def overlaps(port: PortMapping, other: str) -> bool:
+    """Whether a packet exists that both ``port`` and a mapping with the key ``other`` would take."""
+    own, theirs = key(port).split(" . "), other.split(" . ")
+    return own[-2:] == theirs[-2:] and (len(own) == 2 or len(theirs) == 2 or own == theirs)
 
 
 def element(port: PortMapping) -> str:
     """Key and value as an element."""
-    return f"{key(port)} : {value(port)}"
+    return f"{key(port)} : {port.container_address} . {port.container_port}"
 
 
 def change(verb: str, table: str, ports: Iterable[PortMapping]) -> str:

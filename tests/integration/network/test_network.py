@@ -187,6 +187,8 @@ def test_two_roots_do_not_collide(make_net: MakeNet) -> None:
     a, b = one.container(first, "same-id"), two.container(second, "same-id")
     one.publish(PortMapping("", 18081, a.address, 80))
     two.publish(PortMapping("", 18082, b.address, 80))
+    rival = PortMapping("127.0.0.1", 18082, a.address, 80)
+    assert one.firewall.published_by_others([*one.ports, rival]) == (rival,)
     with echo(one.path("same-id")), echo(two.path("same-id")):
         assert silent(one.path("same-id"), b.address)
         one.firewall.destroy()

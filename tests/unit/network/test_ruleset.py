@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.errors import ConflictError, InvalidError
 from reconciler.network.firewall import Firewall
-from reconciler.network.ruleset import CHAINS, change, render
+from reconciler.network.ruleset import CHAINS, change, overlaps, render
 from reconciler.network.spec import BridgeSpec, FirewallState, PortMapping
 
 FRONT = BridgeSpec("shop/front", "rcb1", IPv4Network("10.1.0.0/24"), IPv4Address("10.1.0.1"))
@@ -60,6 +60,21 @@ def test_one_port_for_two_containers_is_a_conflict_before_anything_changes() -> 
     rival = PortMapping("0.0.0.0", 8080, IPv4Address("10.1.0.3"), 80)
     with pytest.raises(ConflictError, match="same port"):
         Firewall("r").apply(FirewallState((FRONT,), (WEB, rival)))
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("udp . 53", True),
+        ("127.0.0.1 . udp . 53", True),
+        ("127.0.0.2 . udp . 53", False),
+        ("tcp . 53", False),
+        ("udp . 54", False),
+    ],
+)
+def test_mappings_overlap_when_one_packet_fits_both(key: str, expected: bool) -> None:
+    assert overlaps(DNS, key) is expected
+    assert overlaps(WEB, "127.0.0.1 . tcp . 8080")
 
 
 def test_a_mapping_prints_as_people_write_it() -> None:
