@@ -1,0 +1,159 @@
+"""The registry client: what the rest of the system asks of registries.
+
+    with RegistryClient(hosts, clock=SystemClock()) as client:
+        found = client.resolve(Reference.parse("shop/app:1.4"), known=store.has)
+
+Messages name the server, what was asked of it, and its answer. A client is safe to share between threads; it keeps its
+connections and tokens until it is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Self
+
+from reconciler.clock import Clock
+from reconciler.errors import InvalidError
+from reconciler.oci.descriptor import Descriptor
+from reconciler.oci.digest import Digest
+from reconciler.oci.reference import Reference
+from reconciler.registry.download import Downloader, Sink
+from reconciler.registry.fallback import Patience
+from reconciler.registry.hosts import RegistryHosts
+from reconciler.registry.proxy import Proxies
+from reconciler.registry.resolve import Resolved, Resolver
+from reconciler.registry.retry import RetryPolicy
+from reconciler.registry.session import Session
+from reconciler.registry.transport import Timeouts, Transport
+from reconciler.registry.upload import Opener, Push, PushManifest, PushResult
+
+USER_AGENT = "reconciler"
+
+
+def _unheard(_text: str) -> None:
+    pass
+
+
+def _uncounted(_bytes: int) -> None:
+    pass
+
+
+def _every(_digest: Digest) -> bool:
+    return True
+
+
+class RegistryClient:
+    """Pulls from and pushes to registries, through the mirrors declared for them.
+
+    ``note`` hears one sentence for each server passed over and each long wait. ``chunk_size`` makes pushes send blobs
+    in chunks of that many bytes, for servers that limit a request's size; None sends each in one request.
+    """
+
+    def __init__(
+        self,
+        hosts: RegistryHosts,
+        *,
+        clock: Clock,
+        proxies: Proxies | None = None,
+        user_agent: str = USER_AGENT,
+        note: Callable[[str], None] = _unheard,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        self._transport = Transport(
+            hosts, clock=clock, proxies=proxies or Proxies(), user_agent=user_agent, timeouts=timeouts or Timeouts()
+        )
+        self._hosts = hosts
+        self._chunk_size = chunk_size
+        self._session = Session(self._transport, hosts, clock)
+        self._patience = Patience(self._session, retry or RetryPolicy(), note)
+        self._resolver = Resolver(self._session, hosts, self._patience)
+        self._downloader = Downloader(self._session, self._transport, hosts, self._patience)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all connections. The client may not be used again."""
+        self._transport.close()
+
+    def resolve(self, reference: Reference, known: Callable[[Digest], bool] = _every) -> Resolved:
+        """What ``reference`` points at now.
+
+        A tag is translated by the origin while it answers, else by its mirrors in order; mirrors declared ``resolve:
+        first`` come before the origin. It costs one HEAD, and a GET only when ``known`` says that the digest is not
+        at hand: then ``data`` holds the manifest, fetched as ``manifest`` does. A reference with a digest is fetched.
+
+        Raises ``NotFoundError`` when the origin says that it does not exist (absent), ``RegistryError`` or a
+        subclass, ``IntegrityError`` or ``InvalidError`` when no server gave a usable answer (unknown); the text then
+        lists what each said.
+        """
+        return self._resolver.resolve(reference, known)
+
+    def manifest(self, reference: Reference) -> bytes:
+        """The manifest or index with the digest of ``reference``: from the mirrors in order, then the origin.
+
+        Its digest is verified, it has at most ``MAX_MANIFEST_BYTES``, and ``parse_manifest`` has accepted it under the
+        Content-Type it came with. Raises as ``resolve``.
+        """
+        return self._resolver.manifest(reference)
+
+    def tag_digest(self, reference: Reference) -> Digest | None:
+        """The digest of a tag at the origin, never at a mirror; None when the origin says there is none.
+
+        Raises ``RegistryError`` or a subclass when the origin gave no answer.
+        """
+        if reference.tag is None:
+            raise InvalidError(f"{reference} names no tag")
+        return self._resolver.tag_digest(reference)
+
+    def blob(
+        self, reference: Reference, descriptor: Descriptor, sink: Sink, progress: Callable[[int], None] = _uncounted
+    ) -> str:
+        """Fills ``sink`` with a blob of the repository of ``reference``; returns the name of the last server asked.
+
+        On success the sink holds exactly the descriptor's bytes, and has said so itself (``Sink.digest``). It goes on
+        from the sink's offset, also from one server to the next; a server that gave wrong bytes has them thrown away.
+        ``progress`` hears the bytes of each chunk, those fetched twice twice. Raises as ``manifest``; what the sink
+        raises passes through. After a failure the sink keeps what can be gone on from.
+        """
+        return self._downloader.blob(reference, descriptor, sink, progress)
+
+    def push(
+        self,
+        reference: Reference,
+        blobs: Iterable[tuple[Descriptor, Opener]],
+        manifests: Sequence[PushManifest],
+        *,
+        mount_from: Reference | None = None,
+        executor: Executor | None = None,
+        progress: Callable[[int], None] = _uncounted,
+    ) -> PushResult:
+        """Makes the last of ``manifests``, and all it refers to, exist at the origin, under the tag of ``reference``.
+
+        ``manifests`` are in the order children before parents; without a tag the last too is pushed by its digest.
+        Blobs that are there are skipped; with ``mount_from``, a repository of the same registry, others are mounted
+        from there where the server allows it; the rest is streamed, in parallel on ``executor``, which must not be the
+        pool this call itself runs in. Pushing again what is there changes nothing.
+
+        Raises ``RegistryError`` or a subclass, and ``IntegrityError`` when the server stored something else. Whatever
+        fails, the tag does not move.
+        """
+        push = Push(
+            self._session,
+            self._patience,
+            self._hosts.origin(reference.registry),
+            reference,
+            mount_from=mount_from,
+            chunk_size=self._chunk_size,
+            progress=progress,
+        )
+        return push.run(blobs, manifests, executor)

@@ -1,0 +1,81 @@
+"""What went wrong at one server, in words fit to print; and what it means when every server failed.
+
+A server's own words are cut and escaped: they come from outside and end on a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from reconciler.errors import AuthError, IntegrityError, InvalidError, NotFoundError, ReconcilerError, RegistryError
+from reconciler.registry.hosts import Endpoint
+
+MAX_ERROR_BODY = 64 * 1024
+_MAX_WORDS = 300
+
+ENDPOINT_FAILURES = (RegistryError, NotFoundError, IntegrityError, InvalidError)
+"""What one server may do wrong so that the next is asked. Anything else is ours: a full disk, a cancelled run."""
+
+
+class TemporaryError(RegistryError):
+    """Asking the same server again may help. ``retry_after`` is its wish in seconds, if it had one."""
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class UnreachableError(TemporaryError):
+    """No connection came about: the server is down, its name unknown, the way blocked."""
+
+
+def combine(what: str, failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> ReconcilerError:
+    """One error for all the servers that were asked, saying what each of them said.
+
+    It is a ``NotFoundError`` when the origin said that the thing does not exist: a mirror's 404 says only that the
+    mirror does not have it. Otherwise its class is that of the failures where they agree, else ``RegistryError``.
+    """
+    errors = [error for _, error in failures]
+    if len(errors) == 1:
+        message = f"cannot {what}: {errors[0]}"
+    else:
+        message = f"cannot {what}: " + "; ".join(f"[{index}] {error}" for index, error in enumerate(errors, 1))
+    return _class_of(failures)(message, hint=next((error.hint for error in reversed(errors) if error.hint), ""))
+
+
+def _class_of(failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> type[ReconcilerError]:
+    if any(endpoint.upstream is None and isinstance(error, NotFoundError) for endpoint, error in failures):
+        return NotFoundError
+    for candidate in (AuthError, IntegrityError, InvalidError):
+        if all(isinstance(error, candidate) for _, error in failures):
+            return candidate
+    return RegistryError
+
+
+def server_words(body: bytes) -> str:
+    """The code and message of a registry's error document (distribution-spec, "Error Codes"), or the body's start."""
+    words = _from_document(body) or body[: 4 * _MAX_WORDS].decode("utf-8", "replace").strip()
+    return printable(words)
+
+
+def printable(text: str, limit: int = _MAX_WORDS) -> str:
+    """``text`` with control and invisible characters escaped, on one line, at most ``limit`` characters."""
+    shown = "".join(c if c.isprintable() else (" " if c in "\r\n\t" else ascii(c)[1:-1]) for c in text[:limit])
+    return shown + "..." if len(text) > limit else shown
+
+
+def _from_document(body: bytes) -> str:
+    try:
+        document: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(document, dict):
+        return ""
+    errors = document.get("errors")
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):
+        parts = (errors[0].get("code"), errors[0].get("message"))
+    else:
+        parts = (document.get("error") or document.get("details"), document.get("message"))
+    return ": ".join(part for part in parts if isinstance(part, str) and part)

@@ -1,0 +1,52 @@
+"""How often, and after what pause, a server is asked again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from reconciler.registry.failure import TemporaryError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """``attempts`` requests at most, with pauses that double from ``first`` to ``longest`` seconds, jittered.
+
+    A server's ``Retry-After`` replaces the pause, up to ``cap`` seconds. ``sleep`` and ``jitter`` (a number in [0, 1))
+    are here to be replaced in tests, and ``sleep`` by a caller that can be cancelled.
+    """
+
+    attempts: int = 4
+    first: float = 0.5
+    longest: float = 10.0
+    cap: float = 60.0
+    sleep: Callable[[float], None] = field(default=time.sleep, compare=False)
+    jitter: Callable[[], float] = field(default=random.random, compare=False)
+
+    def pause(self, failed: int, error: TemporaryError, note: Callable[[str], None]) -> None:
+        """Waits after the ``failed``-th failure in a row (from 1)."""
+        wished = error.retry_after
+        if wished is None:
+            full = min(self.longest, self.first * 2 ** (failed - 1))
+            self.sleep(full / 2 + full / 2 * self.jitter())
+            return
+        wait = min(wished, self.cap)
+        note(f"{error}: asked to wait {wished:.0f} s, waiting {wait:.0f} s")
+        self.sleep(wait)
+
+
+def retry_after(header: str | None, now: datetime) -> float | None:
+    """``Retry-After`` (RFC 9110, 10.2.3) in seconds from ``now``: seconds or a date; None when absent or malformed."""
+    if header is None:
+        return None
+    if header.isascii() and header.strip().isdigit():
+        return float(header.strip()[:12])
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds())

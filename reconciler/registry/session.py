@@ -1,0 +1,173 @@
+"""One question to one server, with all that HTTP puts between it and the answer: login, redirects, status codes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from reconciler.clock import Clock
+from reconciler.errors import AuthError, NotFoundError, RegistryError
+from reconciler.registry.auth import Authenticator
+from reconciler.registry.failure import MAX_ERROR_BODY, TemporaryError, UnreachableError, printable, server_words
+from reconciler.registry.hosts import Endpoint, RegistryHosts, authority_of, origin_of
+from reconciler.registry.retry import retry_after
+from reconciler.registry.transport import Transport
+
+MAX_REDIRECTS = 10
+_MAX_ANSWERS = 3
+_MAX_TOKEN_BODY = 128 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DOWN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request: ``what`` it is for in messages ("manifest of shop/app:1.4"), where, how, and what answers are wanted.
+
+    ``content`` that is an iterable is consumed by the first exchange; it is sent again only when it is bytes.
+    """
+
+    what: str
+    method: str
+    url: str
+    scope: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | Iterable[bytes] | None = None
+    statuses: Collection[int] = (200,)
+
+    @property
+    def replayable(self) -> bool:
+        return self.content is None or isinstance(self.content, bytes)
+
+
+class Session:
+    """Asks servers, and remembers how each wants to be asked. Safe to share between threads."""
+
+    def __init__(self, transport: Transport, hosts: RegistryHosts, clock: Clock) -> None:
+        self.transport = transport
+        self._clock = clock
+        self._auth = Authenticator(hosts.credentials, self._fetch_token, clock)
+        self._down_until: dict[str, float] = {}
+
+    def is_down(self, endpoint: Endpoint) -> bool:
+        """Whether connecting to it failed within the last half minute."""
+        return self._clock.monotonic() < self._down_until.get(endpoint.origin, 0.0)
+
+    @contextmanager
+    def exchange(self, endpoint: Endpoint, ask: Ask) -> Iterator[httpx.Response]:
+        """The response, its body unread, with a status among ``ask.statuses``. Closes it at the end.
+
+        Raises ``NotFoundError`` for 404, ``AuthError`` for 401 and 403, ``TemporaryError`` where asking again may
+        help, ``RegistryError`` for anything else. No answer is retried here but a 401.
+        """
+        try:
+            response = self._follow(endpoint, ask)
+        except UnreachableError:
+            self._down_until[endpoint.origin] = self._clock.monotonic() + _DOWN_SECONDS
+            raise
+        self._down_until.pop(endpoint.origin, None)
+        try:
+            if response.status_code not in ask.statuses:
+                raise self._refusal(endpoint, ask, response)
+            yield response
+        finally:
+            response.close()
+
+    def read(self, response: httpx.Response, limit: int) -> bytes:
+        """The body of a small answer; ``InvalidError`` when it is larger than ``limit``."""
+        return self.transport.read(str(response.url), response, limit)
+
+    def _follow(self, endpoint: Endpoint, ask: Ask) -> httpx.Response:
+        url, seen = ask.url, {ask.url}
+        while True:
+            response = self._authorised(endpoint, ask, url)
+            target = response.headers.get("location")
+            if response.status_code not in _REDIRECTS or target is None or ask.method not in ("GET", "HEAD"):
+                return response
+            response.close()
+            url = join(endpoint, url, target)
+            if url in seen:
+                raise RegistryError(f"{endpoint.name}: redirects in a loop when asked for {ask.what}")
+            seen.add(url)
+            if len(seen) > MAX_REDIRECTS + 1:
+                raise RegistryError(f"{endpoint.name}: more than {MAX_REDIRECTS} redirects when asked for {ask.what}")
+
+    def _authorised(self, endpoint: Endpoint, ask: Ask, url: str) -> httpx.Response:
+        if origin_of(url) != endpoint.origin:
+            return self.transport.send(ask.method, url, ask.headers, ask.content)
+        header = self._auth.authorization(endpoint, ask.scope)
+        answered: set[tuple[str, ...]] = set()
+        while True:
+            headers = ask.headers if header is None else {**ask.headers, "Authorization": header}
+            response = self.transport.send(ask.method, url, headers, ask.content)
+            challenges = tuple(response.headers.get_list("www-authenticate"))
+            # The same challenge twice means that our answer to it is not good enough.
+            if (
+                response.status_code != 401
+                or not ask.replayable
+                or challenges in answered
+                or len(answered) >= _MAX_ANSWERS
+            ):
+                return response
+            response.close()
+            answered.add(challenges)
+            header = self._auth.answer(endpoint, ask.scope, challenges, header)
+
+    def _refusal(self, endpoint: Endpoint, ask: Ask, response: httpx.Response) -> Exception:
+        status, url = response.status_code, str(response.url)
+        words = server_words(self.transport.read_start(response, MAX_ERROR_BODY)) if ask.method != "HEAD" else ""
+        elsewhere = origin_of(url) != endpoint.origin
+        server = f"{endpoint.name} (at {authority_of(url)})" if elsewhere else endpoint.name
+        message = f"{server}: {ask.method} {ask.what}: {status}" + (f" {words}" if words else "")
+        # An address that was signed for a short time: the registry gives a new one. A token that expired before a body
+        # which cannot be sent twice: the next attempt begins with a new one.
+        if (elsewhere and status in (400, 401, 403)) or (status == 401 and not ask.replayable):
+            return TemporaryError(message)
+        if status == 404:
+            return NotFoundError(message)
+        if status in (401, 403):
+            return AuthError(message, hint=f"run `reconciler login {endpoint.credential_name}`, or check its rights")
+        if status in _TEMPORARY:
+            return TemporaryError(
+                message, retry_after=retry_after(response.headers.get("retry-after"), self._clock.now())
+            )
+        return RegistryError(message)
+
+    def _fetch_token(self, url: str, authorization: str | None) -> bytes:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        response = self.transport.send("GET", url, headers)
+        try:
+            status = response.status_code
+            if status == 200:
+                return self.transport.read(url, response, _MAX_TOKEN_BODY)
+            words = server_words(self.transport.read_start(response, MAX_ERROR_BODY))
+        finally:
+            response.close()
+        message = f"token server {authority_of(url)}: {status} {words}".rstrip()
+        if status in _TEMPORARY:
+            raise TemporaryError(
+                message, retry_after=retry_after(response.headers.get("retry-after"), self._clock.now())
+            )
+        if status in (400, 401, 403):
+            raise AuthError(message, hint="check user name, password and rights; `reconciler login` stores new ones")
+        raise RegistryError(message)
+
+
+def join(endpoint: Endpoint, url: str, location: str) -> str:
+    """Where a ``Location`` given by ``url`` leads (RFC 9110, 10.2.2). ``RegistryError`` for a place we must not go."""
+    try:
+        target = httpx.URL(url).join(location)
+    except (httpx.InvalidURL, ValueError):
+        raise RegistryError(f"{endpoint.name}: sends us to the malformed address {printable(location)!r}") from None
+    if target.scheme not in ("http", "https") or not target.host or target.userinfo:
+        raise RegistryError(f"{endpoint.name}: sends us to {printable(str(location))!r}, no http address")
+    if target.scheme == "http" and url.startswith("https://"):
+        raise RegistryError(
+            f"{endpoint.name}: sends us from https to plain http at {printable(target.netloc.decode())}",
+            hint="the server must know its external address is https (X-Forwarded-Proto behind a proxy)",
+        )
+    return str(target)

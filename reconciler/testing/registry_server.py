@@ -1,0 +1,118 @@
+"""Debian's docker-registry on a free loopback port, with its data in a directory of the caller's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_START_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryServer:
+    """A running registry. ``log`` is its access log, one line a request, for counting."""
+
+    host: str
+    pid: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    def requests(self, method: str, part: str = "") -> int:
+        """How many requests with ``method`` and with ``part`` in their path it has answered."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return sum(f'"{method} ' in line and part in line for line in lines)
+
+
+@contextmanager
+def running_registry(
+    directory: Path, *, users: Mapping[str, str] | None = None, proxy_of: str | None = None
+) -> Iterator[RegistryServer]:
+    """Runs a registry until the block ends. ``users`` (name: password) makes it ask for a login (needs htpasswd).
+
+    ``proxy_of`` makes it a pull-through cache of that URL. Raises ``RuntimeError`` with its log if it does not start.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    host = f"127.0.0.1:{free_port()}"
+    config = directory / "config.json"  # JSON is YAML
+    config.write_text(json.dumps(_config(directory, host, users, proxy_of)))
+    log = directory / "registry.log"
+    program = shutil.which("docker-registry")
+    if program is None:
+        raise RuntimeError("docker-registry is not installed (Debian package docker-registry)")
+    with log.open("wb") as output:
+        process = subprocess.Popen([program, "serve", str(config)], stdout=output, stderr=output)
+    try:
+        wait_for_http(f"http://{host}/v2/", process, log)
+        yield RegistryServer(host, process.pid, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns when ``url`` answers at all; raises ``RuntimeError`` with the log when the process ends first."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"server did not start: {log.read_text(errors='replace')[-2000:]}") from None
+            time.sleep(0.01)
+
+
+def _config(directory: Path, host: str, users: Mapping[str, str] | None, proxy_of: str | None) -> dict[str, object]:
+    config: dict[str, object] = {
+        "version": "0.1",
+        "log": {"level": "info", "accesslog": {"disabled": False}},
+        "storage": {
+            "filesystem": {"rootdirectory": str(directory / "data")},
+            "delete": {"enabled": True},
+        },
+        "http": {"addr": host},
+    }
+    if users is not None:
+        config["auth"] = {"htpasswd": {"realm": "test", "path": str(_htpasswd(directory, users))}}
+    if proxy_of is not None:
+        config["proxy"] = {"remoteurl": proxy_of}
+    return config
+
+
+def _htpasswd(directory: Path, users: Mapping[str, str]) -> Path:
+    path = directory / "htpasswd"
+    lines = [
+        subprocess.run(
+            ["htpasswd", "-niBC", "4", name], input=password, text=True, check=True, capture_output=True
+        ).stdout.strip()
+        for name, password in users.items()
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path

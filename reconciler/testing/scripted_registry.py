@@ -1,0 +1,189 @@
+"""An HTTP server that says what a test tells it to say, and remembers what it was asked.
+
+    with ScriptedRegistry() as registry:
+        registry.on("GET /v2/app/blobs/", Step(200, body=b"abc", cut=1), Step(206, body=b"bc"))
+        ...
+        assert registry.headers("GET /v2/app/blobs/", 1)["range"] == "bytes=1-"
+
+A request takes the first unused step among those whose prefix its ``METHOD /path`` has. One that no step is left for is
+answered 599 and kept in ``unexpected``; leaving the ``with`` block then fails.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+FOREVER = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One answer, given ``times`` times.
+
+    ``cut`` closes the connection after so many bytes of the body, though the whole length was announced. ``length``
+    announces another length; a negative one announces none and sends the body in chunks. ``before`` runs first, in the
+    server's thread: to hold an answer back until the test lets it go.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    length: int | None = None
+    times: int = 1
+    before: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it arrived. ``line`` is ``METHOD /path?query``; header names are in lower case."""
+
+    line: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Rule:
+    prefix: str
+    step: Step
+    left: int
+
+
+class ScriptedRegistry:
+    """The server, on a free loopback port, while its ``with`` block runs. ``certificate`` is (chain, key): then TLS."""
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+        self._certificate = certificate
+        self._rules: list[_Rule] = []
+        self._guard = threading.Lock()
+        self.asked: list[Asked] = []
+        self.unexpected: list[str] = []
+
+    def on(self, prefix: str, *steps: Step) -> Self:
+        """Adds answers for requests whose ``METHOD /path?query`` begins with ``prefix``."""
+        with self._guard:
+            self._rules += [_Rule(prefix, step, step.times) for step in steps]
+        return self
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self._server.server_port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._certificate else 'http'}://{self.host}"
+
+    @property
+    def lines(self) -> list[str]:
+        """The requests, in the order of their arrival."""
+        return [asked.line for asked in self.asked]
+
+    def count(self, prefix: str) -> int:
+        """How many requests began with ``prefix``."""
+        return len(self.matching(prefix))
+
+    def matching(self, prefix: str) -> list[Asked]:
+        return [asked for asked in self.asked if asked.line.startswith(prefix)]
+
+    def headers(self, prefix: str, index: int = 0) -> Mapping[str, str]:
+        """The headers of the ``index``-th request that began with ``prefix``."""
+        return self.matching(prefix)[index].headers
+
+    def answer(self, asked: Asked) -> Step:
+        """Records a request and takes its step."""
+        with self._guard:
+            self.asked.append(asked)
+            for rule in self._rules:
+                if rule.left and asked.line.startswith(rule.prefix):
+                    rule.left -= 1
+                    return rule.step
+            self.unexpected.append(asked.line)
+        return Step(599, b"unscripted")
+
+    def __enter__(self) -> Self:
+        handler = type("Handler", (_Handler,), {"registry": self})
+        self._server = _Server(("127.0.0.1", 0), handler)
+        if self._certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*self._certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        if kind is None and self.unexpected:
+            raise AssertionError(f"requests without a step: {self.unexpected}")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away, or refuses our certificate, is part of the play."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = 30
+    registry: ScriptedRegistry
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+    def _play(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        step = self.registry.answer(Asked(f"{self.command} {self.path}", headers, self._read(headers)))
+        if step.before is not None:
+            step.before()
+        self.send_response(step.status)
+        chunked = step.length is not None and step.length < 0
+        named = {name.lower() for name in step.headers}
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif "content-length" not in named:
+            self.send_header("Content-Length", str(len(step.body) if step.length is None else step.length))
+        for name, value in step.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        body = step.body if step.cut is None else step.body[: step.cut]
+        if chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            body += b"0\r\n\r\n" if step.cut is None else b""
+        self.wfile.write(body)
+        self.wfile.flush()
+        if step.cut is not None or (not chunked and step.length not in (None, len(step.body))):
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _play  # noqa: N815
+
+    def _read(self, headers: Mapping[str, str]) -> bytes:
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().strip() or b"0", 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+        return self.rfile.read(int(headers.get("content-length", "0")))
