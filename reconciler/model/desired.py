@@ -46,11 +46,15 @@ Resolution = Pin | Absent | Unknown
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """A field of the language that this version cannot honour: a plan error, never ignored."""
+    """A field of the language that this version cannot honour: a plan error, never ignored.
+
+    ``rule`` names what a host policy would have to grant, for options that reach into the host; else "".
+    """
 
     address: str
     field: str
     location: Location
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,18 @@ class Reference:
         return self.name + self._suffix
 
 
+def parse_registry(text: str) -> str:
+    """A registry's ``host[:port]`` as it appears in references. Raises ``InvalidError``."""
+    host = "docker.io" if text == "index.docker.io" else text
+    if not any(c in host for c in ".:") and host == host.lower() and host != "localhost":
+        raise InvalidError(
+            f"{_shown(text)} is never a registry in a reference",
+            hint="a registry has a dot, a port, or is localhost",
+        )
+    _check_registry(text, host)
+    return host
+
+
 def _split_digest(text: str) -> tuple[str, Digest | None]:
     name, at, digest = text.rpartition("@")
     if not at:

@@ -1,0 +1,107 @@
+"""What every model of the language shares: unknown fields refused, ``x-`` keys ignored, short forms, later fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from reconciler.spec.fields import fail, kind_of
+
+_LATER = "x-not-supported-yet"
+_RULE = "x-rule"
+
+
+def later(description: str = "", rule: str = "") -> Any:
+    """A field that parses, but that no plan can use; ``rule`` names the policy that must allow it."""
+    extra: dict[str, Any] = {_LATER: True} | ({_RULE: rule} if rule else {})
+    return Field(default=None, description=f"Not supported yet. {description}".strip(), json_schema_extra=extra)
+
+
+class Model(BaseModel):
+    """One mapping of the language.
+
+    ``short`` names the field that a plain text stands for; ``may_be_empty`` lets a missing value mean ``{}``;
+    ``nullable`` lists the fields for which writing no value is the same as leaving them out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    short: ClassVar[str] = ""
+    may_be_empty: ClassVar[bool] = False
+    nullable: ClassVar[frozenset[str]] = frozenset()
+    later_fields: ClassVar[dict[str, str]] = {}
+    _names: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.later_fields = {}
+        cls._names = frozenset(field.alias or name for name, field in cls.model_fields.items())
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and _LATER in extra:
+                cls.later_fields[name] = str(extra.get(_RULE, ""))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prepare(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if not key.startswith("x-") and cls._is_given(key, value)}
+        if cls.short and isinstance(data, str):
+            return {cls.short: data}
+        if cls.may_be_empty and data is None:
+            return {}
+        raise fail(f"expected a mapping{' or text' if cls.short else ''}, found {kind_of(data)}")
+
+    @classmethod
+    def _is_given(cls, key: str, value: Any) -> bool:
+        if value is None and key in cls.nullable:
+            return False
+        if value is None and key in cls._names and key not in cls.later_fields:
+            raise PydanticCustomError("nothing", "", {"field": key})
+        return True
+
+    def unsupported(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """The path and the policy rule of every field in use, here or below, that is not supported yet."""
+        for name in self.model_fields_set:
+            if name in self.later_fields:
+                yield (name,), self.later_fields[name]
+            else:
+                yield from _below(getattr(self, name), (name,))
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Adds ``x-`` keys and short forms, and takes away the null that an optional Python value would allow."""
+        reference = handler(core)
+        schema = handler.resolve_ref_schema(reference)
+        schema["patternProperties"] = {"^x-": {}}
+        for name, field in schema.get("properties", {}).items():
+            field.pop("default", None)
+            choices = [choice for choice in field.get("anyOf", ()) if choice != {"type": "null"}]
+            if choices and name not in cls.nullable:
+                del field["anyOf"]
+                field |= choices[0] if len(choices) == 1 else {"anyOf": choices}
+        others: list[dict[str, Any]] = [{"type": ["string", "number"]}] if cls.short else []
+        others += [{"type": "null"}] if cls.may_be_empty else []
+        if others:
+            whole = {"anyOf": [dict(schema), *others]}
+            schema.clear()
+            schema.update(whole)
+        return reference
+
+
+def _below(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, Model):
+        for inner, rule in value.unsupported():
+            yield path + inner, rule
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, Model):
+                yield from _below(item, (*path, key))
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            if isinstance(item, Model):
+                yield from _below(item, (*path, index))

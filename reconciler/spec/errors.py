@@ -1,0 +1,53 @@
+"""Problems found in spec files, collected so that one run shows them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.errors import InvalidError
+from reconciler.model.desired import Location
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and where. ``location`` is None only when no file could be read."""
+
+    location: Location | None
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.location}: " if self.location else ""
+        return f"{where}{self.message}" + (f"\n  {self.hint}" if self.hint else "")
+
+
+class SpecError(InvalidError):
+    """The specs cannot be used. ``problems`` holds everything found, sorted by place; ``str()`` prints them all."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = tuple(sorted(set(problems), key=_order))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Problems:
+    """A collector: each stage adds what it finds and goes on as far as that makes sense."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def add(self, location: Location | None, message: str, hint: str = "") -> None:
+        self._found.append(Problem(location, message, hint))
+
+    def raise_if_any(self) -> None:
+        """Raises ``SpecError`` with everything added so far, if anything was."""
+        if self._found:
+            raise SpecError(tuple(self._found))
+
+
+def shown(text: str, limit: int = 80) -> str:
+    """Text from a file, quoted and escaped so that a look-alike or a control character shows as what it is."""
+    return ascii(text if len(text) <= limit else text[:limit] + "...")
+
+
+def _order(problem: Problem) -> tuple[bool, Location, str]:
+    return problem.location is not None, problem.location or Location("", 0, 0), problem.message

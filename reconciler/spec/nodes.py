@@ -1,0 +1,67 @@
+"""A YAML document as nodes that remember where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Scalar:
+    """Text; ``plain`` when it was written without quotes. Lines and columns count from 1."""
+
+    text: str
+    plain: bool
+    line: int
+    column: int
+    size: int = 1
+    height: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Listing:
+    """A sequence. ``size`` counts the nodes below it with aliases expanded; ``height`` the deepest nesting."""
+
+    line: int
+    column: int
+    items: list[Node] = field(default_factory=list)
+    size: int = 1
+    height: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Mapping:
+    """A mapping from text to nodes; each key keeps its own place."""
+
+    line: int
+    column: int
+    pairs: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
+    size: int = 1
+    height: int = 0
+
+
+Node = Scalar | Listing | Mapping
+Path = Sequence[str | int]
+
+
+def place(root: Node, path: Path, *, key: bool = False) -> tuple[int, int]:
+    """The line and column of what ``path`` leads to, or of the deepest part of it that is there.
+
+    A scalar stands where it is written, a collection where its key is; ``key`` asks for the key in any case.
+    """
+    node, at = root, (root.line, root.column)
+    for step in path:
+        if isinstance(node, Mapping) and isinstance(step, str) and step in node.pairs:
+            label, node = node.pairs[step]
+            at = (label.line, label.column)
+        elif isinstance(node, Listing) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            at = (node.line, node.column)
+        else:
+            return at
+    return (node.line, node.column) if isinstance(node, Scalar) and not key else at
+
+
+def describe(node: Node) -> str:
+    """What people call such a node."""
+    return {Scalar: "text", Listing: "a list", Mapping: "a mapping"}[type(node)]

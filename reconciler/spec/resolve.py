@@ -1,0 +1,53 @@
+"""Validated documents to ``Desired``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reconciler.model.desired import Desired
+from reconciler.spec.build import Build, build_host, build_stack_facts
+from reconciler.spec.checks import check_cycles, check_ports
+from reconciler.spec.container_files import read_contents
+from reconciler.spec.containers import build_containers
+from reconciler.spec.images import build_images, build_tags
+from reconciler.spec.schema import ComposeFile, Spec
+from reconciler.spec.stacks import Document, merge
+
+
+def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, str]) -> Desired:
+    """Merges the documents that are meant for this host and resolves every name. Raises ``SpecError``."""
+    stacks = merge((document for document in documents if _is_for(document, labels)), build.problems)
+    for stack in stacks.values():
+        build_host(build, stack)
+        build_stack_facts(build, stack)
+        read_contents(build, stack)
+        build_images(build, stack)
+        build_containers(build, stack)
+        build_tags(build, stack)
+    for document in documents:
+        _note_document(build, document)
+    check_ports(build)
+    check_cycles(build)
+    build.problems.raise_if_any()
+    return Desired(
+        resources=build.resources,
+        stacks=frozenset(document.stack for document in documents),
+        locations=build.locations,
+        owners=build.owners,
+        unsupported=tuple(sorted(set(build.unsupported), key=lambda item: (item.location, item.field))),
+        warnings=tuple(sorted(build.warnings)),
+    )
+
+
+def _is_for(document: Document, labels: Mapping[str, str]) -> bool:
+    hosts = document.model.hosts if isinstance(document.model, Spec) else None
+    return all(labels.get(name) == value for name, value in (hosts or {}).items())
+
+
+def _note_document(build: Build, document: Document) -> None:
+    """Sections that are not supported yet, and fields without a meaning."""
+    model = document.model
+    for name in sorted(model.model_fields_set & model.later_fields.keys()):
+        build.refuse(f"stack/{document.stack}", name, document.at((name,), key=True), model.later_fields[name])
+    if isinstance(model, ComposeFile) and model.version:
+        build.warnings.add(f"{document.at(('version',), key=True)}: version has no meaning; remove the line")

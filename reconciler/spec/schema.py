@@ -1,0 +1,328 @@
+"""The models of a spec file: what `specs/v1/` publishes is generated from these."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, WithJsonSchema
+
+from reconciler.errors import InvalidError
+from reconciler.oci.reference import Reference, parse_registry
+from reconciler.spec.base import Model, later
+from reconciler.spec.fields import (
+    Bool,
+    Command,
+    ContainerPath,
+    Duration,
+    Environment,
+    Labels,
+    Name,
+    Path,
+    PlatformName,
+    SecretText,
+    Signal,
+    Text,
+    TextList,
+    Word,
+    checked,
+    integer,
+    parsed,
+)
+from reconciler.spec.schema_container import Container
+
+
+def mirror_host(value: str) -> str:
+    """A registry's host, or ``*``. Raises ``InvalidError``."""
+    return value if value == "*" else parse_registry(value)
+
+
+def _tag_reference(value: str) -> Reference:
+    reference = Reference.parse(value)
+    if reference.digest is not None:
+        raise InvalidError("a tag's name holds no digest", hint="write registry/repository:tag")
+    return reference
+
+
+def _mirror_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise InvalidError("malformed mirror URL", hint="write http(s)://HOST[:PORT][/PREFIX]") from None
+    if "@" in parts.netloc:
+        raise InvalidError("a mirror URL holds no credentials", hint="put them under `registries:` for its own host")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
+        raise InvalidError("malformed mirror URL", hint="write http(s)://HOST[:PORT][/PREFIX]")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def _subnet(value: str) -> IPv4Network:
+    try:
+        network = IPv4Network(value)
+    except ValueError as error:
+        raise InvalidError(f"malformed subnet ({error})", hint="write an IPv4 subnet such as 10.80.0.0/24") from None
+    if network.prefixlen > 29:
+        raise InvalidError("the subnet is too small", hint="a prefix of /29 or shorter leaves room for containers")
+    return network
+
+
+RegistryHost = Annotated[str, checked(parse_registry), WithJsonSchema({"type": "string"})]
+MirrorHost = Annotated[str, checked(mirror_host), WithJsonSchema({"type": "string"})]
+MirrorUrl = Annotated[str, parsed(_mirror_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+ReferenceField = Annotated[Reference, parsed(Reference.parse), WithJsonSchema({"type": "string"})]
+TagName = Annotated[str, checked(_tag_reference), WithJsonSchema({"type": "string"})]
+Subnet = Annotated[IPv4Network, parsed(_subnet), WithJsonSchema({"type": "string"})]
+
+
+class Password(Model):
+    """Where a password comes from; the spec never holds it."""
+
+    file: Path | None = Field(default=None, description="A file that holds it; one newline at its end is dropped.")
+    environment: Text | None = Field(default=None, description="A variable of the reconciler's environment.")
+
+
+class Auth(Model):
+    """How to log in to a registry: a user name and a password's source, or a credential helper."""
+
+    username: Text = Field(default="", description="The user name.")
+    password: Password | None = Field(default=None, description="Where the password comes from.")
+    helper: Text = Field(default="", description="NAME of a `docker-credential-NAME` program.")
+
+
+class Tls(Model):
+    """TLS files, relative to the spec file."""
+
+    ca: Path | None = Field(default=None, description="Certificates to trust for this registry, in PEM.")
+    cert: Path | None = Field(default=None, description="The client certificate, in PEM.")
+    key: Path | None = Field(default=None, description="The client certificate's key, in PEM.")
+
+
+class Registry(Model):
+    """How to reach one registry."""
+
+    may_be_empty: ClassVar[bool] = True
+
+    auth: Auth | None = Field(default=None, description="Credentials. Left out, those of `login`, docker or podman.")
+    tls: Tls | None = Field(default=None, description="TLS files.")
+    plain_http: Bool = Field(default=False, description="Speak HTTP without TLS.")
+
+
+class Endpoint(Model):
+    """One mirror."""
+
+    short: ClassVar[str] = "url"
+
+    url: MirrorUrl = Field(description="`http(s)://HOST[:PORT][/PREFIX]`, without credentials.")
+    resolve: Annotated[Literal["first", "fallback", "never"], Word] = Field(
+        default="fallback",
+        description="Whether it may say what a tag points at: before the origin, when the origin does not answer, "
+        "or never. Bytes come from mirrors first in any case.",
+    )
+
+
+class ConfigChanges(Model):
+    """What an import or a commit sets in the image's config."""
+
+    cmd: Command | None = Field(default=None, description="The default command.")
+    entrypoint: Command | None = Field(default=None, description="The entrypoint.")
+    environment: Environment = Field(default_factory=dict, description="Variables to add.")
+    user: Text | None = Field(default=None, description="The default user.")
+    working_dir: ContainerPath | None = Field(default=None, description="The default directory.")
+    stop_signal: Signal | None = Field(default=None, description="The signal that asks to stop.")
+    labels: Labels = Field(default_factory=dict, description="Labels to add.")
+    exposed_ports: TextList = Field(default=(), description="Ports to note as exposed, such as `80/tcp`.")
+
+
+class Load(Model):
+    """An image archive: OCI layout or `docker save`."""
+
+    short: ClassVar[str] = "file"
+
+    file: Path = Field(description="The archive, relative to the spec file. It counts by content.")
+    ref: Text = Field(default="", description="Which image of the archive, where it holds several.")
+
+
+class Commit(Model):
+    """A container's writable layer as one more layer on its image."""
+
+    container: Name = Field(description="A container of this stack; a job is waited for.")
+    author: Text = Field(default="", description="Kept in the image's history.")
+    message: Text = Field(default="", description="Kept in the image's history.")
+    when: Annotated[Literal["exited"], Word] = Field(default="exited", description="Taken once the container exited 0.")
+
+
+class Image(Model):
+    """One image; exactly one of `pull`, `import`, `load` and `commit`."""
+
+    short: ClassVar[str] = "pull"
+
+    pull: ReferenceField | None = Field(default=None, description="The reference to pull.")
+    import_: Path | None = Field(
+        default=None,
+        alias="import",
+        description="A root filesystem archive (tar, also compressed) that becomes one layer.",
+    )
+    load: Load | None = Field(default=None, description="An image archive to load.")
+    commit: Commit | None = Field(default=None, description="A container to commit.")
+    pull_policy: Annotated[Literal["missing", "always", "newer", "never"], Word] = Field(
+        default="missing", description="When to ask the registry. Only with `pull`."
+    )
+    platform: PlatformName | None = Field(
+        default=None, description="Such as `linux/arm64`; the host's when left out. With `pull` and `import`."
+    )
+    config: ConfigChanges | None = Field(default=None, description="Changes to the config. With `import` and `commit`.")
+
+
+class PushOptions(Model):
+    """Whether a push may overwrite."""
+
+    overwrite: Annotated[Literal["owned", "always", "never"], Word] = Field(
+        default="owned",
+        description="`owned`: only what this host pushed last; `always`; `never`: an immutable release.",
+    )
+
+
+class Tag(Model):
+    """A tag on an image."""
+
+    short: ClassVar[str] = "image"
+
+    image: Text = Field(description="The name of an entry in `images`, else a reference.")
+    push: Bool | PushOptions = Field(
+        default=False,
+        union_mode="left_to_right",
+        description="Push it to its registry. `true` is `{overwrite: owned}`.",
+    )
+
+
+class Network(Model):
+    """A bridge network."""
+
+    may_be_empty: ClassVar[bool] = True
+
+    subnet: Subnet | None = Field(default=None, description="An IPv4 subnet. Left out, one that is free.")
+    external: Bool = Field(default=False, description="Made by someone else: used, never created or removed.")
+    labels: Labels = Field(default_factory=dict, description="Labels.")
+    name: Any = later()
+    driver: Any = later()
+    driver_opts: Any = later()
+    attachable: Any = later()
+    enable_ipv4: Any = later()
+    enable_ipv6: Any = later()
+    internal: Any = later()
+    ipam: Any = later("Use `subnet`.")
+
+
+class Volume(Model):
+    """A volume. Its data is kept when it leaves the specs."""
+
+    may_be_empty: ClassVar[bool] = True
+
+    external: Bool = Field(default=False, description="Made by someone else: used, never created or removed.")
+    labels: Labels = Field(default_factory=dict, description="Labels.")
+    name: Any = later()
+    driver: Any = later()
+    driver_opts: Any = later()
+
+
+class Secret(Model):
+    """A secret: exactly one of `file` and `environment`."""
+
+    file: Path | None = Field(default=None, description="A regular file, read at every plan.")
+    environment: Text | None = Field(default=None, description="A variable that is passed with `--env NAME`.")
+    name: Any = later()
+    external: Any = later()
+    driver: Any = later()
+    template_driver: Any = later()
+    labels: Any = later()
+
+
+class Config(Model):
+    """A config: exactly one of `content` and `file`."""
+
+    content: SecretText | None = Field(default=None, description="The text itself.")
+    file: Path | None = Field(default=None, description="A file, relative to the spec file. It counts by content.")
+    environment: Any = later()
+    name: Any = later()
+    external: Any = later()
+    template_driver: Any = later()
+    labels: Any = later()
+
+
+class ImageRetention(Model):
+    """What gc keeps of the images that nothing uses."""
+
+    keep_generations: Annotated[int, *integer(0, 1_000_000)] | None = Field(
+        default=None, description="Images of this many last applies are kept."
+    )
+    unused_for: Duration | None = Field(default=None, description="An image is kept until it was unused this long.")
+
+
+class ContainerRetention(Model):
+    """What gc keeps of containers that ended and are not declared."""
+
+    exited_for: Duration | None = Field(default=None, description="A container is kept until it was exited this long.")
+
+
+class Retention(Model):
+    """What gc keeps although nothing uses it. Of several stacks' rules, the one that keeps most wins."""
+
+    images: ImageRetention | None = Field(default=None, description="For images.")
+    containers: ContainerRetention | None = Field(default=None, description="For containers.")
+
+
+_SHARED = frozenset({"networks", "volumes", "secrets", "configs"})
+
+
+class Spec(Model):
+    """A spec file."""
+
+    nullable: ClassVar[frozenset[str]] = _SHARED | {
+        "registries",
+        "mirrors",
+        "images",
+        "tags",
+        "containers",
+        "retention",
+    }
+
+    apiVersion: Annotated[Literal["reconciler/v1"], Word] = Field(description="Always `reconciler/v1`.")  # noqa: N815
+    stack: Name = Field(description="What this file belongs to. Files of one stack merge.")
+    hosts: dict[str, Text] | None = Field(
+        default=None, description="Labels that a host must have; other hosts skip this file. Left out: every host."
+    )
+    registries: dict[RegistryHost, Registry] = Field(
+        default_factory=dict, description="How to reach registries, by host."
+    )
+    mirrors: dict[MirrorHost, tuple[Endpoint, ...]] = Field(
+        default_factory=dict,
+        description="Mirrors of a registry, tried in order before it; `*` is every registry not named.",
+    )
+    images: dict[Name, Image] = Field(default_factory=dict, description="Images. Text is short for `{pull: TEXT}`.")
+    tags: dict[TagName, Tag] = Field(
+        default_factory=dict, description="Tags, by reference. Text is short for `{image: TEXT}`."
+    )
+    networks: dict[Name, Network] = Field(default_factory=dict, description="Networks of the stack.")
+    volumes: dict[Name, Volume] = Field(default_factory=dict, description="Volumes of the stack.")
+    secrets: dict[Name, Secret] = Field(default_factory=dict, description="Secrets that containers may use.")
+    configs: dict[Name, Config] = Field(default_factory=dict, description="Files that containers may use.")
+    containers: dict[Name, Container] = Field(default_factory=dict, description="Containers.")
+    retention: Retention | None = Field(default=None, description="What gc keeps.")
+    syncs: Any = later("Copies between registries.")
+
+
+class ComposeFile(Model):
+    """A compose file: no `apiVersion`, and `services`, which become containers of the same names."""
+
+    nullable: ClassVar[frozenset[str]] = _SHARED | {"services"}
+
+    name: Name | None = Field(default=None, description="The stack. Left out, the directory's name.")
+    version: Text = Field(default="", description="Has no meaning; read for old files.")
+    services: dict[Name, Container] = Field(default_factory=dict, description="Containers.")
+    networks: dict[Name, Network] = Field(default_factory=dict, description="Networks.")
+    volumes: dict[Name, Volume] = Field(default_factory=dict, description="Volumes.")
+    secrets: dict[Name, Secret] = Field(default_factory=dict, description="Secrets.")
+    configs: dict[Name, Config] = Field(default_factory=dict, description="Configs.")
+    models: Any = later()

@@ -1,0 +1,97 @@
+"""Documents merged into stacks: what each stack declares, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.model.desired import Location
+from reconciler.spec.errors import Problems, shown
+from reconciler.spec.nodes import Node, place
+from reconciler.spec.schema import ComposeFile, Spec
+from reconciler.spec.tree import SpecFile
+from reconciler.spec.variables import Scope
+
+SECTIONS = ("registries", "mirrors", "images", "tags", "networks", "volumes", "secrets", "configs", "containers")
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """One document that has been read and validated."""
+
+    file: SpecFile
+    root: Node
+    model: Spec | ComposeFile
+    stack: str
+    scope: Scope
+
+    def at(self, path: Path, *, key: bool = False) -> Location:
+        """Where ``path`` is in the file, or the deepest part of it that is there."""
+        return Location(self.file.path, *place(self.root, path, key=key))
+
+    def section(self, name: str) -> tuple[Path, Mapping[str, Any]]:
+        """A section's path and entries; the containers of a compose file are its ``services``."""
+        if isinstance(self.model, ComposeFile) and name == "containers":
+            return ("services",), self.model.services
+        return (name,), getattr(self.model, name, {})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One named resource of a document, as its model."""
+
+    document: Document
+    path: Path
+    model: Any
+
+    @property
+    def location(self) -> Location:
+        return self.document.at(self.path, key=True)
+
+    def at(self, *path: str | int, key: bool = False) -> Location:
+        """Where a field of it is."""
+        return self.document.at(self.path + path, key=key)
+
+
+@dataclass(slots=True, eq=False)
+class Stack:
+    """All that the files of one stack declare, by section and name."""
+
+    name: str
+    sections: dict[str, dict[str, Entry]] = field(default_factory=lambda: {name: {} for name in SECTIONS})
+    retention: Entry | None = None
+
+
+def merge(documents: Iterable[Document], problems: Problems) -> dict[str, Stack]:
+    """The stacks by name. The same name twice in a section of one stack is a problem that shows both places."""
+    stacks: dict[str, Stack] = {}
+    for document in documents:
+        stack = stacks.setdefault(document.stack, Stack(document.stack))
+        for name in SECTIONS:
+            path, entries = document.section(name)
+            for key, model in entries.items():
+                _declare(stack, name, key, Entry(document, (*path, key), model), problems)
+        model = document.model
+        if isinstance(model, Spec) and model.retention is not None:
+            entry = Entry(document, ("retention",), model.retention)
+            if stack.retention is not None:
+                _twice(stack, "retention", stack.retention, entry, problems)
+            stack.retention = stack.retention or entry
+    return stacks
+
+
+def _declare(stack: Stack, section: str, name: str, entry: Entry, problems: Problems) -> None:
+    first = stack.sections[section].setdefault(name, entry)
+    if first is not entry:
+        _twice(stack, f"{name} in {section}", first, entry, problems)
+
+
+def _twice(stack: Stack, what: str, first: Entry, second: Entry, problems: Problems) -> None:
+    problems.add(
+        second.location,
+        f"{what} is declared twice in stack {shown(stack.name)}; first at {first.location}",
+        "keep one, or give one another name",
+    )
