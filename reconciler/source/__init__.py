@@ -1,0 +1,1 @@
+"""Where specs come from: a directory of the host, or a git repository."""

@@ -1,0 +1,115 @@
+"""Specs from live directories and files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import HostError, InvalidError, NotFoundError
+from reconciler.source import port
+from reconciler.source.directory import DirectorySource
+
+
+def _write(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def _names(source: DirectorySource, root: Path) -> list[str]:
+    return [str(Path(file.name).relative_to(root)) for file in source.read().files]
+
+
+def test_a_directory_gives_its_own_specs_in_order(tmp_path: Path) -> None:
+    _write(tmp_path, "b.yml", "a.yaml", "c.json", ".hidden.yaml", "notes.txt", "a.yaml~", "sub/d.yaml", ".git/x.yaml")
+    assert _names(DirectorySource([tmp_path]), tmp_path) == ["a.yaml", "b.yml", "c.json"]
+    assert _names(DirectorySource([tmp_path], recursive=True), tmp_path) == ["a.yaml", "b.yml", "c.json", "sub/d.yaml"]
+
+
+def test_several_paths_are_merged_and_a_file_is_read_once(tmp_path: Path) -> None:
+    _write(tmp_path, "one/a.yaml", "two/spec")
+    source = DirectorySource([tmp_path / "one", tmp_path / "two/spec", tmp_path / "one/a.yaml"])
+    assert _names(source, tmp_path) == ["one/a.yaml", "two/spec"]
+
+
+def test_the_id_follows_content_and_names(tmp_path: Path) -> None:
+    _write(tmp_path, "a.yaml")
+    source = DirectorySource([tmp_path])
+    first = source.read().id
+    assert source.read().id == first
+    (tmp_path / "a.yaml").write_text("other")
+    second = source.read().id
+    (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
+    assert len({first, second, source.read().id}) == 3
+
+
+def test_the_identity_is_the_path_as_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "current").symlink_to("v1")
+    monkeypatch.chdir(tmp_path)
+    assert DirectorySource(["current"]).identity == f"dir:{tmp_path}/current"
+    assert DirectorySource(["b", "./a"]).identity == DirectorySource(["a", "b"]).identity
+
+
+def test_g13_a_missing_directory_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="gone does not exist"):
+        DirectorySource([tmp_path / "gone"]).read()
+    assert DirectorySource([tmp_path]).read().files == ()
+
+
+def test_a_file_that_vanishes_for_a_moment_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path, "a.yaml")
+    real, calls = os.scandir, 0
+
+    def scandir(path: Path) -> object:
+        nonlocal calls
+        calls += 1
+        entries = list(real(path))
+        if calls == 1:
+            (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
+        return entries
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert _names(DirectorySource([tmp_path]), tmp_path) == ["b.yaml"]
+
+
+def test_g28_a_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(HostError, match="not a regular file"):
+        DirectorySource([tmp_path]).read()
+
+
+def test_reads_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.source.directory.MAX_SPEC_BYTES", 5)
+    monkeypatch.setattr("reconciler.source.directory.MAX_FILES", 1)
+    _write(tmp_path, "a.yaml")
+    with pytest.raises(InvalidError, match="larger than the 5 bytes"):
+        DirectorySource([tmp_path]).read()
+    _write(tmp_path, "b.yaml")
+    with pytest.raises(InvalidError, match="more than 1 spec files"):
+        DirectorySource([tmp_path]).read()
+
+
+def test_links_are_followed_to_files_and_not_to_directories(tmp_path: Path) -> None:
+    _write(tmp_path, "real/x.yaml", "specs/a.yaml")
+    (tmp_path / "specs/b.yaml").symlink_to("../real/x.yaml")
+    (tmp_path / "specs/loop").symlink_to(".")
+    source = DirectorySource([tmp_path / "specs"], recursive=True)
+    assert _names(source, tmp_path / "specs") == ["a.yaml", "b.yaml"]
+
+
+def test_named_files_are_live_and_beside_their_spec(tmp_path: Path) -> None:
+    _write(tmp_path, "specs/a.yaml", "shared/motd")
+    revision = DirectorySource([tmp_path / "specs"]).read()
+    spec = revision.files[0].name
+    assert revision.tree.locate(spec, "../shared/motd") == port.Place(tmp_path / "shared/motd")
+    assert revision.tree.locate(spec, "/etc/x") == port.Place(Path("/etc/x"))
+    assert revision.tree.read(spec, "../shared/motd", 100) == b"shared/motd"
+    assert revision.tree.fingerprint(spec, "../shared/motd") == (hashlib.sha256(b"shared/motd").hexdigest(), 11)
+    with pytest.raises(NotFoundError):
+        revision.tree.read(spec, "missing", 100)
+    with pytest.raises(InvalidError):
+        revision.tree.locate(spec, "a\0b")

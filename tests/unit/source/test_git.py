@@ -1,0 +1,360 @@
+"""Specs from a repository, with the real git command on local repositories."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import HostError, InvalidError, NotFoundError, RefusedError
+from reconciler.source.command import GitOptions
+from reconciler.source.git import GitSource
+from reconciler.source.remote import parse_remote
+from reconciler.source.trees import sweep_exports
+from reconciler.testing.repositories import UpstreamRepository
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> UpstreamRepository:
+    return UpstreamRepository(tmp_path / "upstream")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def _source(upstream: UpstreamRepository, root: Path, ref: str = "main", path: str = "", **more: object) -> GitSource:
+    remote = parse_remote(str(upstream.path), local=True)
+    return GitSource(remote, root=root, ref=ref, path=path, **more)  # type: ignore[arg-type]
+
+
+def _files(source: GitSource) -> dict[str, str]:
+    return {file.name: file.data.decode() for file in source.read().files}
+
+
+def test_reads_the_specs_of_one_directory_at_the_newest_commit(upstream: UpstreamRepository, root: Path) -> None:
+    commit = upstream.commit({"d/a.yaml": "a", "d/.b.yaml": "b", "d/sub/c.json": "c", "e.yaml": "e", "d/notes": ""})
+    source = _source(upstream, root, path="d")
+    assert source.read().id == commit
+    assert _files(source) == {"d/a.yaml": "a"}
+    assert _files(_source(upstream, root, path="d", recursive=True)) == {"d/a.yaml": "a", "d/sub/c.json": "c"}
+    assert _files(_source(upstream, root)) == {"e.yaml": "e"}
+    assert _files(_source(upstream, root, path="d/sub/c.json")) == {"d/sub/c.json": "c"}
+    assert source.identity == f"git:{upstream.path}#d"
+
+
+def test_names_with_odd_characters_arrive_whole(upstream: UpstreamRepository, root: Path) -> None:
+    upstream.commit({'a b\n\t"ü*.yaml': "x", ":(top)x.yaml": "y", "-x.yaml": "z"})
+    assert _files(_source(upstream, root)) == {'a b\n\t"ü*.yaml': "x", ":(top)x.yaml": "y", "-x.yaml": "z"}
+
+
+def test_refs_branches_tags_full_names_and_commits(upstream: UpstreamRepository, root: Path) -> None:
+    first = upstream.commit({"a.yaml": "1"})
+    upstream.git("tag", "-a", "-m", "x", "v1")
+    upstream.git("tag", "both")
+    upstream.git("branch", "other")
+    second = upstream.commit({"a.yaml": "2"})
+    upstream.git("branch", "both")
+    expected = {"v1": first, "refs/tags/v1": first, "other": first, first: first, "HEAD": second, "both": second}
+    assert {ref: _source(upstream, root, ref=ref).read().id for ref in expected} == expected
+
+
+def test_g13_what_is_missing_is_named(upstream: UpstreamRepository, root: Path) -> None:
+    upstream.commit({"a.yaml": "1"})
+    with pytest.raises(NotFoundError, match="no ref gone"):
+        _source(upstream, root, ref="gone").read()
+    with pytest.raises(NotFoundError, match="nowhere does not exist in commit"):
+        _source(upstream, root, path="nowhere").read()
+    with pytest.raises(HostError, match="ls-remote"):
+        GitSource(parse_remote(str(root / "no"), local=True), root=root).read()
+
+
+def test_an_empty_repository_is_an_error_and_not_an_empty_set(upstream: UpstreamRepository, root: Path) -> None:
+    with pytest.raises(NotFoundError):
+        _source(upstream, root).read()
+
+
+def test_g17_of_many_commits_only_the_newest_is_read(upstream: UpstreamRepository, root: Path) -> None:
+    source = _source(upstream, root)
+    upstream.commit({"a.yaml": "0"})
+    source.read()
+    for number in range(1, 6):
+        newest = upstream.commit({"a.yaml": str(number)})
+    assert source.read().id == newest
+    assert _files(source) == {"a.yaml": "5"}
+
+
+@pytest.mark.parametrize("target", ["/etc/shadow", "../../other", "b.yaml"])
+def test_g04_a_spec_that_is_a_link_is_refused_by_name(upstream: UpstreamRepository, root: Path, target: str) -> None:
+    (upstream.path / "a.yaml").symlink_to(target)
+    commit = upstream.commit({"b.yaml": "b"})
+    with pytest.raises(InvalidError, match=f"a.yaml in commit {commit[:12]} is a symbolic link"):
+        _source(upstream, root).read()
+
+
+def test_g04_a_directory_that_is_a_link_is_refused(upstream: UpstreamRepository, root: Path) -> None:
+    (upstream.path / "prod").symlink_to("/etc")
+    upstream.commit({"base/a.yaml": "name: ../prod/passwd"})
+    with pytest.raises(InvalidError, match=r"prod in commit .* is a symbolic link"):
+        _source(upstream, root, path="prod").read()
+    tree = _source(upstream, root, path="base").read().tree
+    for name in ("../prod", "../prod/passwd"):
+        with pytest.raises(InvalidError, match=r"prod in commit .* is a symbolic link"):
+            tree.locate("base/a.yaml", name)
+
+
+def test_g04_an_exported_directory_may_link_only_inside(upstream: UpstreamRepository, root: Path) -> None:
+    (upstream.path / "good").mkdir()
+    (upstream.path / "bad").mkdir()
+    (upstream.path / "good/current").symlink_to("v1/conf")
+    (upstream.path / "bad/x").symlink_to("../good/v1")
+    upstream.commit({"a.yaml": "", "good/v1/conf": "text", "bad/y": ""})
+    tree = _source(upstream, root).read().tree
+    with pytest.raises(InvalidError, match=r"bad/x in commit .* is a symbolic link to '../good/v1', outside bad"):
+        tree.locate("a.yaml", "bad")
+    place = tree.locate("a.yaml", "good")
+    tree.export()
+    assert (place.path / "current").readlink() == Path("v1/conf")
+    assert (place.path / "current").read_text() == "text"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "x/../../../y", "a\0b"])
+def test_g05_named_paths_stay_in_the_repository(upstream: UpstreamRepository, root: Path, name: str) -> None:
+    upstream.commit({"d/a.yaml": ""})
+    tree = _source(upstream, root, path="d").read().tree
+    for call in (tree.locate, tree.fingerprint):
+        with pytest.raises(InvalidError, match="leads out of the repository"):
+            call("d/a.yaml", name)
+
+
+@pytest.mark.parametrize("name", ["..", ".git"])
+def test_g05_a_tree_with_names_that_escape_is_refused(upstream: UpstreamRepository, root: Path, name: str) -> None:
+    blob = upstream.git("hash-object", "-w", "--stdin", stdin="evil")
+    inner = upstream.git("mktree", stdin=f"100644 blob {blob}\tx.yaml\n")
+    # Made by hand: git itself refuses to write such a tree.
+    raw = b"40000 " + name.encode() + b"\0" + bytes.fromhex(inner)
+    (upstream.path / "raw").write_bytes(raw)
+    outer = upstream.git("hash-object", "-w", "-t", "tree", "--literally", "raw")
+    commit = upstream.git("commit-tree", "-m", "evil", outer)
+    upstream.git("update-ref", "refs/heads/main", commit)
+    with pytest.raises((HostError, InvalidError)) as caught:
+        _source(upstream, root).read()
+    assert caught.value.hint
+
+
+def test_submodules_are_not_followed(upstream: UpstreamRepository, root: Path) -> None:
+    commit = upstream.commit({"a.yaml": "", ".gitmodules": '[submodule "m"]\n path = m\n url = https://h/x\n'})
+    upstream.git("update-index", "--add", "--cacheinfo", f"160000,{commit},m")
+    upstream.git("commit", "--quiet", "--message=submodule")
+    source = _source(upstream, root)
+    assert _files(source) == {"a.yaml": ""}
+    with pytest.raises(InvalidError, match=r"m in commit .* is a submodule"):
+        source.read().tree.locate("a.yaml", "m/x")
+
+
+def test_g10_a_rewritten_branch_is_refused_unless_allowed(upstream: UpstreamRepository, root: Path) -> None:
+    first = upstream.commit({"a.yaml": "1"})
+    second = upstream.commit({"a.yaml": "2"})
+    source = _source(upstream, root)
+    source.accept(source.read())
+    for target in ("older", "unrelated"):
+        if target == "unrelated":
+            upstream.git("checkout", "--quiet", "--orphan", "new")
+            upstream.commit({"a.yaml": "3"})
+            upstream.git("branch", "--force", "main", "new")
+        else:
+            upstream.git("reset", "--quiet", "--hard", first)
+        with pytest.raises(RefusedError, match=f"was rewritten: .* does not follow {second}"):
+            source.read()
+    good = source.last_good()
+    assert good is not None
+    assert good.id == second
+    assert _source(upstream, root, allow_rewrite=True).read().files[0].data == b"3"
+
+
+def test_g10_a_bad_commit_that_was_never_accepted_may_be_rewritten(upstream: UpstreamRepository, root: Path) -> None:
+    first = upstream.commit({"a.yaml": "1"})
+    source = _source(upstream, root)
+    source.accept(source.read())
+    upstream.commit({"a.yaml": "does not parse"})
+    source.read()
+    upstream.git("reset", "--quiet", "--hard", first)
+    fixed = upstream.commit({"a.yaml": "2"})
+    assert source.read().id == fixed
+
+
+def test_g13_g26_the_last_good_commit_survives_a_restart_and_a_dead_remote(
+    upstream: UpstreamRepository, root: Path
+) -> None:
+    good = upstream.commit({"a.yaml": "good", "conf/x": "old"})
+    source = _source(upstream, root)
+    assert source.last_good() is None
+    source.accept(source.read())
+    upstream.commit({"a.yaml": "bad", "conf/x": "new"})
+    source.read()
+    upstream.path.rename(upstream.path.with_name("away"))
+    again = _source(upstream, root)
+    with pytest.raises(HostError):
+        again.read()
+    revision = again.last_good()
+    assert revision is not None
+    assert (revision.id, revision.files[0].data) == (good, b"good")
+    assert revision.tree.read("a.yaml", "conf/x", 10) == b"old"
+
+
+def test_what_a_killed_git_left_does_not_stop_the_next(upstream: UpstreamRepository, root: Path) -> None:
+    upstream.commit({"a.yaml": "1"})
+    source = _source(upstream, root)
+    source.accept(source.read())
+    (directory,) = (root / "git").iterdir()
+    reference = next(path for path in (directory / "refs/reconciler").rglob("*") if path.is_file())
+    left = [
+        directory / "config.lock",
+        reference.with_name(reference.name + ".lock"),
+        directory / "objects/pack/tmp_pack_x",
+    ]
+    for path in left:
+        path.write_text("")
+    newest = upstream.commit({"a.yaml": "2"})
+    again = _source(upstream, root)
+    again.accept(again.read())
+    good = again.last_good()
+    assert good is not None
+    assert good.id == newest
+    assert not any(path.exists() for path in left)
+
+
+def test_hostile_settings_hooks_and_attributes_run_nothing(
+    upstream: UpstreamRepository, root: Path, tmp_path: Path
+) -> None:
+    marker = tmp_path / "ran"
+    run = f"touch {marker}; cat"
+    for key in ("filter.x.smudge", "filter.x.clean", "filter.x.process", "core.fsmonitor", "core.sshCommand",
+                "uploadpack.packObjectsHook", "core.pager", "alias.upload-pack", "diff.x.textconv"):  # fmt: skip
+        upstream.git("config", key, "!" + run if key.startswith("alias") else run)
+    hooks = upstream.path / ".git/hooks"
+    hooks.mkdir(exist_ok=True)
+    upstream.git("config", "--unset", "core.fsmonitor")
+    upstream.git("config", "--remove-section", "filter.x")
+    upstream.commit({".gitattributes": "* filter=x diff=x export-subst\n", "a.yaml": "$Format:%H$", "c/x": "1"})
+    upstream.git("config", "core.fsmonitor", run)
+    upstream.git("config", "filter.x.smudge", run)
+    for hook in ("post-checkout", "reference-transaction", "post-merge", "pre-auto-gc", "post-update"):
+        (hooks / hook).write_text(f"#!/bin/sh\n{run}\n")
+        (hooks / hook).chmod(0o755)
+    source = _source(upstream, root)
+    revision = source.read()
+    source.accept(revision)
+    revision.tree.locate("a.yaml", "c")
+    revision.tree.export()
+    assert revision.files[0].data == b"$Format:%H$"
+    assert not marker.exists()
+
+
+def test_the_users_settings_and_environment_do_not_take_part(
+    upstream: UpstreamRepository, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.commit({"a.yaml": "1"})
+    (tmp_path / ".gitconfig").write_text(f'[url "{tmp_path}/elsewhere"]\n insteadOf = {upstream.path}\n')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_EXEC_PATH"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    assert _files(_source(upstream, root)) == {"a.yaml": "1"}
+
+
+def test_g01_a_remote_reaches_only_its_own_transport(upstream: UpstreamRepository, root: Path, tmp_path: Path) -> None:
+    upstream.commit({"a.yaml": "1"})
+    marker = tmp_path / "ran"
+    # A local repository that would fetch missing objects through a command of its own.
+    upstream.git("config", "remote.origin.url", f"ext::touch {marker}")
+    upstream.git("config", "remote.origin.promisor", "true")
+    upstream.git("config", "extensions.partialClone", "origin")
+    upstream.git("config", "core.repositoryFormatVersion", "1")
+    blob = upstream.git("rev-parse", "HEAD:a.yaml")
+    (upstream.path / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(HostError):
+        _source(upstream, root).read()
+    assert not marker.exists()
+
+
+def test_ruling_10_exports_are_named_by_their_object_and_read_only(upstream: UpstreamRepository, root: Path) -> None:
+    upstream.commit({"d/a.yaml": "", "d/conf/x": "1", "d/conf/deep/y": "2", "d/run.sh": "#!/bin/sh\n", "d/z": "z"})
+    (upstream.path / "d/run.sh").chmod(0o755)
+    upstream.commit({})
+    source = _source(upstream, root, path="d")
+    tree = source.read().tree
+    conf, run, z = (tree.locate("d/a.yaml", name) for name in ("./conf", "run.sh", "./z"))
+    assert conf.tree == upstream.git("rev-parse", "HEAD:d/conf")
+    assert conf.path == root / "trees" / conf.tree
+    assert not (root / "trees").exists()  # planning writes nothing
+    tree.export()
+    assert (conf.path / "deep/y").read_text() == "2"
+    assert run.path.read_text() == "#!/bin/sh\n"
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (conf.path, conf.path / "x", run.path, z.path)]
+    assert modes == [0o555, 0o444, 0o555, 0o444]
+    before = conf.path.stat().st_ino
+    upstream.commit({"d/a.yaml": "changed"})
+    again = source.read().tree
+    assert again.locate("d/a.yaml", "conf") == conf
+    again.export()
+    assert conf.path.stat().st_ino == before
+    upstream.commit({"d/conf/x": "changed"})
+    assert source.read().tree.locate("d/a.yaml", "conf") != conf
+
+
+def test_unfinished_and_unneeded_exports_are_swept(upstream: UpstreamRepository, root: Path) -> None:
+    upstream.commit({"a.yaml": "", "conf/x": "1", "y": "2"})
+    tree = _source(upstream, root).read().tree
+    left = root / "trees/.abc.tmp/inner"
+    left.mkdir(parents=True)
+    left.chmod(0o555)
+    conf, y = tree.locate("a.yaml", "conf"), tree.locate("a.yaml", "y")
+    tree.export()
+    assert {path.name for path in (root / "trees").iterdir()} == {conf.tree, y.tree}
+    sweep_exports(root / "trees", {y.tree})
+    assert {path.name for path in (root / "trees").iterdir()} == {y.tree}
+
+
+def test_files_count_by_content_without_being_exported(upstream: UpstreamRepository, root: Path) -> None:
+    data = os.urandom(3 << 20)
+    (upstream.path / "rootfs.tar").write_bytes(data)
+    upstream.commit({"a.yaml": ""})
+    tree = _source(upstream, root).read().tree
+    assert tree.fingerprint("a.yaml", "./rootfs.tar") == (hashlib.sha256(data).hexdigest(), len(data))
+    with pytest.raises(InvalidError, match="larger than the 10 bytes"):
+        tree.read("a.yaml", "rootfs.tar", 10)
+    with pytest.raises(NotFoundError, match=r"\.env in commit"):
+        tree.read("a.yaml", ".env", 10)
+
+
+def test_g08_a_failed_fetch_shows_no_credential(root: Path) -> None:
+    remote = parse_remote("https://ci:hunter2@127.0.0.1:9/specs.git")
+    source = GitSource(remote, root=root)
+    with pytest.raises(HostError, match=r"https://127\.0\.0\.1:9/specs\.git failed") as caught:
+        source.read()
+    assert "hunter2" not in str(caught.value) + repr(caught.value.__context__) + source.identity
+    kept = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
+    assert not any(b"hunter2" in data for data in kept)
+
+
+def test_a_pack_above_the_limit_is_refused(upstream: UpstreamRepository, root: Path) -> None:
+    (upstream.path / "big").write_bytes(os.urandom(2 << 20))
+    upstream.commit({"a.yaml": ""})
+    with pytest.raises(HostError) as caught:
+        _source(upstream, root, options=GitOptions(max_file_bytes=1 << 20)).read()
+    assert "size" in caught.value.hint
+
+
+def test_a_remote_that_never_answers_is_given_up(root: Path, tmp_path: Path) -> None:
+    listener = tmp_path / "silent"
+    listener.mkdir()
+    os.mkfifo(listener / "HEAD")
+    (listener / "objects").mkdir()
+    (listener / "refs").mkdir()
+    remote = parse_remote(str(listener), local=True)
+    with pytest.raises(HostError, match=r"longer than 0.5 seconds"):
+        GitSource(remote, root=root, options=GitOptions(timeout=0.5)).read()
