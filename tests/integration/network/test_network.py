@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -337,6 +338,30 @@ def test_n11_repeated_attach_and_detach_leave_nothing(net: Net) -> None:
     net.links.delete_bridge(network.bridge)
     assert interfaces() == before
     assert list(net.directory.iterdir()) == []
+
+
+def test_containers_join_and_leave_from_many_threads(net: Net) -> None:
+    network = net.network()
+    before = interfaces()
+
+    def cycle(number: int) -> None:
+        name, address = f"c{number}", network.subnet[number + 2]
+        host = names.endpoint(net.root_id, "front", name)
+        endpoint = EndpointSpec(name, network, "eth0", address, mac_of(address), host)
+        port = PortMapping("", 18100 + number, address, 80)
+        namespaces.create(net.path(name))
+        net.links.attach(net.path(name), endpoint)
+        net.firewall.publish([port])
+        with echo(net.path(name)):
+            assert ask(HERE, "127.0.0.1", 18100 + number) == str(network.gateway)
+        net.firewall.unpublish([port])
+        net.links.detach(endpoint)
+        namespaces.delete(net.path(name))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(cycle, range(12)))
+    assert interfaces() == before
+    assert net.firewall.observe(net.state) == ()
 
 
 def test_bridge_drift_is_seen_and_repaired(net: Net) -> None:
