@@ -48,7 +48,11 @@ class Schema:
 
 
 class Database(abc.ABC):
-    """A handle on the state, for the threads of one process. It must not be used after a fork (case S40)."""
+    """A handle on the state, for the threads of one process. It must not be used after a fork (case S40).
+
+    A process that is about to write closes its read-only handles first: SQLite shares the log's index among all
+    handles of a process, read-only if the first of them was.
+    """
 
     def __init__(self, path: Path, schemas: Sequence[Schema]) -> None:
         self.path = path
@@ -99,6 +103,7 @@ class WritableDatabase(Database):
         with translated(self.path):
             self._open = connect(f"{self.path.absolute().as_uri()}?mode=rw")
             try:
+                check_file(self._open, self.path)
                 _prepare(self._open, self.path)
                 with self.transaction() as connection:
                     migrate(connection, self._schemas, self.path)
@@ -167,7 +172,7 @@ def roll_back(connection: sqlite3.Connection) -> None:
 def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Path) -> None:
     """Brings every schema to its last version, within the caller's transaction.
 
-    Raises ``HostError`` for a file that is foreign or newer than us.
+    Raises ``HostError`` for a file newer than us.
     """
     current = versions(connection, schemas, path)
     connection.execute(
@@ -185,10 +190,18 @@ def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Pat
             )
 
 
-def versions(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Path) -> dict[str, int]:
-    """The stored version of each schema, 0 for one not yet there. Raises ``HostError`` for foreign and newer files."""
+def check_file(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises ``HostError`` for a file that is not ours, or empty: SQLite would take that for a new database."""
+    with durable.guarded("read", path):
+        empty = path.stat().st_size == 0
+    if empty:
+        raise HostError(f"{path} is damaged: it has no content", hint=_RESTORE)
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise HostError(f"{path} is not a database of this program", hint=_RESTORE)
+
+
+def versions(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Path) -> dict[str, int]:
+    """The stored version of each schema, 0 for one not yet there. Raises ``HostError`` for one newer than us."""
     known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_versions'").fetchone()
     stored = dict(connection.execute("SELECT name, version FROM schema_versions").fetchall()) if known else {}
     for schema in schemas:
@@ -258,5 +271,6 @@ def _statements(script: str) -> Iterator[str]:
     for piece in script.split(";"):
         statement += piece + ";"
         if sqlite3.complete_statement(statement):
-            yield statement
+            if statement.strip() != ";":
+                yield statement
             statement = ""

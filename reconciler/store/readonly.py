@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from reconciler.errors import HostError
 from reconciler.linux import durable
 from reconciler.store.database import (
-    APPLICATION_ID,
     FILE,
     Database,
     Schema,
+    check_file,
     connect,
     migrate,
     roll_back,
@@ -122,12 +122,10 @@ class ReadOnlyDatabase(Database):
             uri = self.path.absolute().as_uri()
             self._open = connect(f"{uri}?mode=ro&readonly_shm=1" if self._locked else f"{uri}?immutable=1")
         if database is not None:
-            self._check_schemas(database[1])
+            check_file(self._open, self.path)
+            self._check_schemas()
 
-    def _check_schemas(self, size: int) -> None:
-        if size == 0:
-            # SQLite takes a file of zero bytes for a new database. We never leave one behind.
-            raise HostError(f"{self.path} is empty", hint="restore state.db from a backup")
+    def _check_schemas(self) -> None:
         current = versions(self._connection(), self._schemas, self.path)
         if all(current[schema.name] == len(schema.versions) for schema in self._schemas):
             return
@@ -153,7 +151,6 @@ class ReadOnlyDatabase(Database):
 
     def _empty(self) -> sqlite3.Connection:
         memory = connect("file::memory:")
-        memory.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(memory, self._schemas, self.path)
         return memory
 
