@@ -111,6 +111,17 @@ class Links:
             rtnetlink.set_hairpin(self._netlink, host.index)
             namespaces.run(namespace, lambda: _configure(endpoint))
 
+    def endpoint_drift(self, endpoint: EndpointSpec) -> tuple[str, ...]:
+        """How the host's end differs from what ``attach`` made; empty when it does not. Writes nothing."""
+        host = rtnetlink.find_link(self._netlink, endpoint.host_interface)
+        if host is None:
+            return (f"the interface {endpoint.host_interface} is gone",)
+        bridge = rtnetlink.find_link(self._netlink, endpoint.network.bridge)
+        drift = [] if host.up else [f"the interface {host.name} is down"]
+        if bridge is None or host.master != bridge.index:
+            drift.append(f"the interface {host.name} is not on the bridge {endpoint.network.bridge}")
+        return tuple(drift)
+
     def detach(self, endpoint: EndpointSpec) -> None:
         """Takes a running container off one network. Deleting its namespace does the same, and faster, for all."""
         with _kernel(f"take container {endpoint.container_id[:12]} off the network {endpoint.network.name}"):

@@ -303,10 +303,15 @@ def test_n11_attach_converges_after_half_an_attach(net: Net) -> None:
     namespaces.create(net.path("a"))
     net.links.attach(net.path("a"), a)
     namespaces.run(net.path("a"), lambda: sh("ip", "address", "flush", "dev", "eth0"))
+    assert net.links.endpoint_drift(a) == ()
     sh("ip", "link", "set", a.host_interface, "nomaster", "down")
+    assert len(net.links.endpoint_drift(a)) == 2
     net.links.attach(net.path("a"), a)
+    assert net.links.endpoint_drift(a) == ()
     with echo(net.path("a")):
         assert ask(HERE, a.address)
+    sh("ip", "link", "delete", a.host_interface)
+    assert "is gone" in net.links.endpoint_drift(a)[0]
 
 
 def test_n11_a_sweep_leaves_what_is_owned_and_nothing_else(net: Net) -> None:
