@@ -1,0 +1,259 @@
+"""Extracting an archive into a layer directory, in the form that overlayfs wants on disk.
+
+An archive is hostile until shown otherwise: no system call ever gets a path that the archive wrote, only single names
+relative to a directory that ``LayerTree`` found.
+
+This runs in the calling process. A layer of ten thousand files is some sixty thousand system calls, which release the
+GIL; inflating and hashing beside it do so too. A worker process would cost its start for every small layer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.errors import InvalidError
+from reconciler.linux import durable
+from reconciler.log import Logger
+from reconciler.store import whiteout
+from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
+from reconciler.store.tree import Directory, LayerTree, shown, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from reconciler.store.lower import LowerLayers, PathParts
+
+_log = Logger("store")
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNSUPPORTED = (errno.ENOTSUP, errno.EPERM)
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.ERANGE, errno.E2BIG)
+_NODE_TYPES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What an archive came to: its number of entries, and the bytes of its files."""
+
+    entries: int
+    size: int
+
+
+def extract(chunks: Iterator[bytes], target: Path, below: Callable[[], LowerLayers]) -> Extracted:
+    """Extracts an uncompressed archive into the empty directory ``target``, reading ``chunks`` to the end.
+
+    ``below`` is asked for the lower layers when they are first needed, and may wait for them. Nothing outside
+    ``target`` changes. Raises ``InvalidError`` for an archive that breaks the rules, ``IntegrityError`` for a truncated
+    one, ``HostError`` when the host cannot store it; ``target`` is then for the caller to remove.
+    """
+    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with durable.guarded("unpack into", target):
+            tree = LayerTree(root, below)
+            try:
+                return _Extraction(tree).run(ArchiveReader(Source(chunks)))
+            finally:
+                tree.close()
+    finally:
+        os.close(root)
+
+
+class _Extraction:
+    def __init__(self, tree: LayerTree) -> None:
+        self._tree = tree
+
+    def run(self, archive: ArchiveReader) -> Extracted:
+        entries = size = 0
+        for entry in archive:
+            entries += 1
+            size += entry.size
+            try:
+                self._apply(entry, archive)
+            except OSError as error:
+                raise _explained(error, entry) from error
+        self._tree.finish()
+        return Extracted(entries, size)
+
+    def _apply(self, entry: Entry, archive: ArchiveReader) -> None:
+        parts = _parts(entry.name)
+        if any(part.startswith(whiteout.PREFIX) for part in parts):
+            self._whiteout(parts)
+        elif entry.kind is Kind.DIRECTORY:
+            self._directory(parts, entry)
+        elif not parts:
+            raise InvalidError(f"the entry at byte {entry.offset} would replace the root directory")
+        else:
+            parent = self._tree.directory(parts[:-1])
+            match entry.kind:
+                case Kind.FILE:
+                    self._file(parent, parts[-1], entry, archive)
+                case Kind.HARDLINK:
+                    self._hard_link(parent, parts[-1], entry)
+                case Kind.SYMLINK:
+                    self._symlink(parent, parts[-1], entry)
+                case _:
+                    self._node(parent, parts[-1], entry)
+
+    def _file(self, parent: Directory, name: bytes, entry: Entry, archive: ArchiveReader) -> None:
+        try:
+            handle = os.open(name, _CREATE, 0o600, dir_fd=parent.handle)
+        except FileExistsError:
+            handle = os.open(name, _CREATE, 0o600, dir_fd=self._cleared(parent, name).handle)
+        try:
+            for piece in archive.body():
+                durable.write_all(handle, piece)
+            os.fchown(handle, entry.uid, entry.gid)
+            os.fchmod(handle, entry.mode)
+            # After chown, which takes security.capability away.
+            self._set_xattrs(handle, entry)
+            os.utime(handle, ns=(entry.mtime, entry.mtime))
+        finally:
+            os.close(handle)
+
+    def _directory(self, parts: PathParts, entry: Entry) -> None:
+        directory = self._open_or_make(parts)
+        for key in os.listxattr(directory.handle):
+            if not key.startswith(whiteout.OVERLAY_XATTRS):
+                os.removexattr(directory.handle, key)
+        os.fchown(directory.handle, entry.uid, entry.gid)
+        os.fchmod(directory.handle, entry.mode)
+        self._set_xattrs(directory.handle, entry)
+        self._tree.times[directory.parts] = entry.mtime
+
+    def _open_or_make(self, parts: PathParts) -> Directory:
+        if not parts:
+            return self._tree.root
+        parent, name = self._tree.directory(parts[:-1]), parts[-1]
+        status = status_of(parent, name)
+        if status is None:
+            return self._tree.make(parent, name)
+        if stat.S_ISDIR(status.st_mode):
+            return self._tree.directory((*parent.parts, name))
+        # What was here hid whatever the layers below have: the directory must go on hiding it.
+        return self._tree.make(self._cleared(parent, name), name, opaque=True)
+
+    def _hard_link(self, parent: Directory, name: bytes, entry: Entry) -> None:
+        target = _parts(entry.link)
+        source = self._tree.find(target[:-1]) if target else None
+        status = status_of(source, target[-1]) if source is not None else None
+        if source is None or status is None or whiteout.is_whiteout(status):
+            raise InvalidError(
+                f"{shown((*parent.parts, name))} is a hard link to {shown(target)}, which does not come before it"
+            )
+        if stat.S_ISDIR(status.st_mode):
+            raise InvalidError(f"{shown(_parts(entry.name))} is a hard link to a directory")
+        place = (*parent.parts, name)
+        if (*source.parts, target[-1])[: len(place)] == place:
+            raise InvalidError(f"{shown(place)} is a hard link to itself, or to something inside itself")
+        # Both were found one after the other: either may have been closed meanwhile.
+        parent = self._tree.directory(parent.parts)
+        if status_of(parent, name) is not None:
+            parent = self._cleared(parent, name)
+        source = self._tree.directory(source.parts)
+        os.link(target[-1], name, src_dir_fd=source.handle, dst_dir_fd=parent.handle, follow_symlinks=False)
+
+    def _symlink(self, parent: Directory, name: bytes, entry: Entry) -> None:
+        if not entry.link:
+            raise InvalidError(f"{shown(_parts(entry.name))} is a symbolic link without a target")
+        try:
+            os.symlink(entry.link, name, dir_fd=parent.handle)
+        except FileExistsError:
+            parent = self._cleared(parent, name)
+            os.symlink(entry.link, name, dir_fd=parent.handle)
+        self._finish_by_name(parent, name, entry)
+
+    def _node(self, parent: Directory, name: bytes, entry: Entry) -> None:
+        major, minor = entry.device
+        if not 0 <= major < 1 << 12 or not 0 <= minor < 1 << 20:
+            raise InvalidError(f"{shown(_parts(entry.name))} has the impossible device number {major}:{minor}")
+        if entry.kind is Kind.CHARACTER and entry.device == (0, 0):
+            raise InvalidError(f"{shown(_parts(entry.name))} is a character device 0:0, which would be a whiteout")
+        if status_of(parent, name) is not None:
+            parent = self._cleared(parent, name)
+        os.mknod(name, _NODE_TYPES[entry.kind] | 0o600, os.makedev(major, minor), dir_fd=parent.handle)
+        self._finish_by_name(parent, name, entry, mode=entry.mode)
+
+    def _finish_by_name(self, parent: Directory, name: bytes, entry: Entry, mode: int | None = None) -> None:
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent.handle, follow_symlinks=False)
+        if mode is not None:
+            # By name, though chmod follows links: this name was made just now, and opening a device does things.
+            os.chmod(_by_descriptor(parent, name), mode)  # noqa: PTH101 - paths here are bytes
+        if entry.xattrs:
+            self._set_xattrs(_by_descriptor(parent, name), entry)
+        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent.handle, follow_symlinks=False)
+
+    def _set_xattrs(self, target: int | bytes, entry: Entry) -> None:
+        for key, value in entry.xattrs:
+            if os.fsdecode(key).startswith(whiteout.OVERLAY_XATTRS):
+                _log.warning("extended-attribute-dropped", path=shown(_parts(entry.name)), key=ascii(key))
+                continue
+            try:
+                if isinstance(target, int):
+                    os.setxattr(target, key, value)
+                else:
+                    os.setxattr(target, key, value, follow_symlinks=False)
+            except OSError as error:
+                capability_lost = entry.kind is Kind.FILE and key == b"security.capability"
+                if error.errno not in _UNSUPPORTED or capability_lost:
+                    raise
+                _log.info("extended-attribute-unsupported", path=shown(_parts(entry.name)), key=ascii(key))
+
+    def _whiteout(self, parts: PathParts) -> None:
+        if any(part in whiteout.LEGACY_NAMES for part in parts):
+            return
+        *above, mark = parts
+        if not mark.startswith(whiteout.PREFIX) or any(part.startswith(whiteout.PREFIX) for part in above):
+            raise InvalidError(f"{shown(parts)} has a whiteout where a directory should be")
+        if mark == whiteout.OPAQUE_NAME:
+            self._tree.hide_below(self._tree.directory(tuple(above)))
+            return
+        name = mark[len(whiteout.PREFIX) :]
+        if name in (b"", b".", b"..") or name.startswith(whiteout.PREFIX):
+            raise InvalidError(f"{shown(parts)} is not a whiteout of anything")
+        parent = self._tree.find(tuple(above))
+        if parent is None:
+            return
+        if self._tree.below((*parent.parts, name)) is None:
+            return  # nothing to hide, and a needless whiteout can show up as a name that cannot be stat'ed
+        status = status_of(parent, name)
+        if status is None:
+            self._tree.white_out(parent, name)
+        elif stat.S_ISDIR(status.st_mode):
+            # A whiteout only concerns the layers below (layer.md): this layer's own directory stays.
+            self._tree.hide_below(self._tree.directory((*parent.parts, name)))
+
+    def _cleared(self, parent: Directory, name: bytes) -> Directory:
+        """Removes what has the name already: the later entry wins. The parent, open again."""
+        self._tree.remove(parent, name)
+        return self._tree.directory(parent.parts)
+
+
+def _parts(name: bytes) -> PathParts:
+    """A path of the archive by components. Raises ``InvalidError`` for one that leads above the root."""
+    if b"." not in name:
+        return tuple(filter(None, name.split(b"/")))
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if not parts:
+                raise InvalidError(f"the path {ascii(os.fsdecode(name))} leads out of the layer")
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return tuple(parts)
+
+
+def _by_descriptor(parent: Directory, name: bytes) -> bytes:
+    # For the calls that Python offers no directory descriptor for.
+    return b"/proc/self/fd/%d/%s" % (parent.handle, name)
+
+
+def _explained(error: OSError, entry: Entry) -> Exception:
+    where = shown(tuple(filter(None, entry.name.split(b"/"))))
+    if error.errno in _BAD_NAMES:
+        return InvalidError(f"cannot store {where}: {os.strerror(error.errno or 0)}")
+    return durable.host_error(error, "unpack", Path(where))
