@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
-from reconciler.errors import InvalidError, NotFoundError, RefusedError
+from reconciler.errors import RefusedError
 from reconciler.source.command import GitOptions
-from reconciler.source.port import MAX_FILES, MAX_SPEC_BYTES, Revision, SpecFile, is_spec_name
+from reconciler.source.port import Revision
 from reconciler.source.remote import Remote, is_commit, parse_path, parse_ref
-from reconciler.source.repository import Entry, Listing, Repository
+from reconciler.source.repository import Repository
 from reconciler.source.trees import GitTree
 
 
@@ -55,7 +54,7 @@ class GitSource:
         return ()
 
     def read(self) -> Revision:
-        """Fetches, and reads the specs at the newest commit. What is wrong with a commit is an error that names it."""
+        """Fetches the newest commit. Raises ``RefusedError`` when it does not follow the accepted one (G10)."""
         commit = self._repository.fetch(self._remote, self._ref, self._fetched)
         good = self._repository.resolve(self._good)
         if good is not None and not self._follows(good, commit):
@@ -77,39 +76,9 @@ class GitSource:
         return self._allow_rewrite or is_commit(self._ref) or self._repository.is_ancestor(good, commit)
 
     def _revision(self, commit: str) -> Revision:
-        listing = self._repository.listing(commit)
-        tree = GitTree(self._repository, commit, listing, self._trees)
-        files: list[SpecFile] = []
-        with self._repository.blobs() as content:
-            for name, entry in sorted(self._specs(commit, listing, tree)):
-                if entry.size > MAX_SPEC_BYTES:
-                    raise InvalidError(
-                        f"{name} in commit {commit[:12]} is larger than {MAX_SPEC_BYTES} bytes", hint="make it smaller"
-                    )
-                files.append(SpecFile(name, b"".join(content(entry.id))))
-                if len(files) > MAX_FILES:
-                    raise InvalidError(f"more than {MAX_FILES} spec files in commit {commit[:12]}", hint="use fewer")
-        return Revision(commit, tuple(files), tree)
-
-    def _specs(self, commit: str, listing: Listing, tree: GitTree) -> Iterator[tuple[str, Entry]]:
-        top = tree.lookup(self._path)
-        if top is None:
-            raise NotFoundError(
-                f"{self._path} does not exist in commit {commit[:12]} of {self._remote.url}", hint="check the path"
-            )
-        if top.kind != "directory":
-            yield self._path, top
-            return
-        prefix = f"{self._path}/" if self._path else ""
-        for name, entry in listing.items():
-            inner = name.removeprefix(prefix)
-            if not name.startswith(prefix) or not is_spec_name(posixpath.basename(name)) or entry.kind == "directory":
-                continue
-            folders = inner.split("/")[:-1]
-            if folders and (not self._recursive or any(folder.startswith(".") for folder in folders)):
-                continue
-            tree.lookup(name)  # refuses a link
-            yield name, entry
+        name = self._remote.url.rstrip("/").removesuffix(".git").rstrip("/")
+        tree = GitTree(self._repository, commit, self._trees, re.split("[/:]", name)[-1])
+        return Revision(commit, tree, (self._path or ".",), self._recursive)
 
 
 def _short(text: str) -> str:

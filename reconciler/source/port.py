@@ -7,54 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-MAX_FILES = 10_000
-MAX_SPEC_BYTES = 4 * 1024 * 1024
-SUFFIXES = (".yaml", ".yml", ".json")
+from reconciler.spec.tree import Tree
 
 
-@dataclass(frozen=True, slots=True)
-class SpecFile:
-    """One spec file: its name as people know it (for messages, and for ``Tree.locate``), and its bytes."""
+class SourceTree(Tree, Protocol):
+    """The files of one revision, as the loader reads them."""
 
-    name: str
-    data: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a file or a directory that a spec names is, or will be, on this host.
-
-    ``tree`` names its content when it comes from a repository; it is then not there before ``Tree.export``. For a
-    directory it is empty: the path is live.
-    """
-
-    path: Path
-    tree: str = ""
-
-
-class Tree(Protocol):
-    """The files around the specs of one revision. Methods raise ``InvalidError``, ``NotFoundError``, ``HostError``."""
-
-    def locate(self, spec: str, name: str) -> Place:
-        """The place of ``name``, a path relative to the spec file called ``spec``. Writes nothing."""
-
-    def read(self, spec: str, name: str, limit: int) -> bytes:
-        """The content of a regular file of at most ``limit`` bytes."""
-
-    def fingerprint(self, spec: str, name: str) -> tuple[str, int]:
-        """The sha256 (hex) and the size of a regular file of any size."""
-
-    def export(self) -> None:
-        """Makes every place located so far exist on the host. Writes: only for who holds the turn."""
+    def write_exports(self) -> None:
+        """Makes the paths that ``export`` and ``content`` gave exist on this host. Only for who holds the turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The specs at one moment: ``id`` is a commit, or the hash of what was read. ``files`` are ordered by name."""
+    """The specs at one moment: ``load_specs(paths, recursive=recursive, tree=tree)`` reads them.
+
+    ``id`` is a commit, or the hash of the spec files as they were read.
+    """
 
     id: str
-    files: tuple[SpecFile, ...]
-    tree: Tree = field(repr=False)
+    tree: SourceTree = field(repr=False)
+    paths: tuple[str, ...]
+    recursive: bool = False
 
 
 class Source(Protocol):
@@ -76,8 +49,3 @@ class Source(Protocol):
 
     def accept(self, revision: Revision) -> None:
         """Remembers ``revision`` as good: its specs were understood and are being applied."""
-
-
-def is_spec_name(name: str) -> bool:
-    """Whether a file called ``name`` (without directories) is a spec."""
-    return name.endswith(SUFFIXES) and not name.startswith(".")

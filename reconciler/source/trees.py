@@ -11,13 +11,15 @@ import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from reconciler.errors import InvalidError, NotFoundError
 from reconciler.linux import durable
-from reconciler.source.port import Place
-from reconciler.source.repository import Entry, Listing, Repository
+from reconciler.model.resources import FileContent
+from reconciler.source.repository import Entry, Repository
+from reconciler.spec.reader import MAX_BYTES
+from reconciler.spec.tree import MAX_FILES, SUFFIXES, SpecFile
 
 MAX_TREE_BYTES = 1024**3
 _MAX_TARGET = 4096
@@ -25,69 +27,103 @@ _POINT = "tree-export"
 
 
 class GitTree:
-    """The files of one commit, as ``source.port.Tree`` describes it. ``directory`` holds the exports."""
+    """The files of one commit, as ``source.port.SourceTree`` describes it. ``directory`` holds the exports.
 
-    def __init__(self, repository: Repository, commit: str, listing: Listing, directory: Path) -> None:
+    ``name`` is what the repository's root is called. ``export`` and ``content`` say where a path will be and write
+    nothing, so that a plan can ask them.
+    """
+
+    confined = True
+
+    def __init__(self, repository: Repository, commit: str, directory: Path, name: str) -> None:
         self._repository = repository
         self._commit = commit
-        self._listing = listing
         self._directory = directory
-        self._located: dict[str, Place] = {}
+        self._name = name
+        self._listing = repository.listing(commit)
+        self._wanted: dict[str, Path] = {}
 
-    def locate(self, spec: str, name: str) -> Place:
-        path, entry = self._find(spec, name)
-        if path not in self._located:
-            if entry.kind == "directory":
-                self._check_directory(path)
-            # The id of a blob does not tell its mode.
-            tree = f"{entry.id}-x" if entry.kind == "executable" else entry.id
-            self._located[path] = Place(self._directory / tree, tree)
-        return self._located[path]
-
-    def read(self, spec: str, name: str, limit: int) -> bytes:
-        path, entry = self._file(spec, name)
-        if entry.size > limit:
-            raise InvalidError(f"{self._shown(path)} is larger than the {limit} bytes allowed", hint="make it smaller")
+    def find(self, paths: Sequence[str], recursive: bool) -> Sequence[SpecFile]:
+        names: dict[str, Entry] = {}
+        for asked in paths:
+            path, entry = self._find("", asked)
+            names.update({path: entry} if entry.kind != "directory" else self._specs(path, recursive))
+        if len(names) > MAX_FILES:
+            raise InvalidError(
+                f"more than {MAX_FILES} spec files in commit {self._commit[:12]}", hint="name fewer directories"
+            )
+        files = []
         with self._repository.blobs() as content:
-            return b"".join(content(entry.id))
+            for path, entry in names.items():
+                data = b"".join(content(self._within(path, entry, MAX_BYTES).id))
+                directory = posixpath.dirname(path)
+                files.append(SpecFile(path, data, directory, posixpath.basename(directory) or self._name))
+        return files
 
-    def fingerprint(self, spec: str, name: str) -> tuple[str, int]:
-        _, entry = self._file(spec, name)
+    def read(self, directory: str, path: str, limit: int) -> bytes:
+        found, entry = self._file(directory, path)
+        with self._repository.blobs() as content:
+            return b"".join(content(self._within(found, entry, limit).id))
+
+    def content(self, directory: str, path: str) -> FileContent:
+        found, entry = self._file(directory, path)
         digest = hashlib.sha256()
         with self._repository.blobs() as content:
             for chunk in content(entry.id):
                 digest.update(chunk)
-        return digest.hexdigest(), entry.size
+        return FileContent(str(self._want(found, entry)), digest.hexdigest(), entry.size)
 
-    def export(self) -> None:
-        wanted = {path: place for path, place in self._located.items() if not place.path.exists()}
-        if not wanted:
+    def export(self, directory: str, path: str) -> tuple[str, str]:
+        found, entry = self._find(directory, path)
+        if entry.kind == "directory":
+            self._check_directory(found)
+        place = self._want(found, entry)
+        return str(place), place.name
+
+    def write_exports(self) -> None:
+        missing = {path: place for path, place in self._wanted.items() if not place.exists()}
+        if not missing:
             return
         with durable.guarded("make", self._directory):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         sweep_exports(self._directory, None)
         with self._repository.blobs() as content:
-            for path, place in wanted.items():
-                temporary = self._directory / f".{place.tree}.{secrets.token_hex(4)}.tmp"
+            for path, place in missing.items():
+                temporary = self._directory / f".{place.name}.{secrets.token_hex(4)}.tmp"
                 with durable.guarded("export to", temporary):
                     self._write(path, temporary, content)
                 durable.sync_filesystem(self._directory, point=_POINT)
-                durable.rename(temporary, place.path, point=_POINT)
+                durable.rename(temporary, place, point=_POINT)
 
-    def _find(self, spec: str, name: str) -> tuple[str, Entry]:
+    def _want(self, path: str, entry: Entry) -> Path:
+        # The id of a blob does not tell its mode.
+        place = self._directory / (f"{entry.id}-x" if entry.kind == "executable" else entry.id)
+        self._wanted[path] = place
+        return place
+
+    def _specs(self, directory: str, recursive: bool) -> dict[str, Entry]:
+        prefix = f"{directory}/" if directory else ""
+        found = {}
+        for path, entry in self._below(directory):
+            *folders, name = path.removeprefix(prefix).split("/")
+            hidden = any(part.startswith(".") for part in (*folders, name))
+            if entry.kind != "directory" and name.endswith(SUFFIXES) and not hidden and (recursive or not folders):
+                self._lookup(path)  # refuses a link
+                found[path] = entry
+        return found
+
+    def _find(self, directory: str, name: str) -> tuple[str, Entry]:
         """The entry that a spec names. Raises ``InvalidError`` for whatever leads elsewhere (G04, G05)."""
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(spec), name))
+        path = posixpath.normpath(posixpath.join(directory, name))
         if "\0" in name or name.startswith("/") or path == ".." or path.startswith("../"):
-            raise InvalidError(
-                f"{spec}: {name[:200]!a} leads out of the repository", hint="name a path inside the repository"
-            )
+            raise InvalidError(f"{name[:200]!a} leads out of the repository", hint="name a path inside the repository")
         path = "" if path == "." else path
-        entry = self.lookup(path)
+        entry = self._lookup(path)
         if entry is None:
             raise NotFoundError(f"{self._shown(path)} does not exist", hint="commit it, or correct the path")
         return path, entry
 
-    def lookup(self, path: str) -> Entry | None:
+    def _lookup(self, path: str) -> Entry | None:
         """The entry of a normalised path. Raises ``InvalidError`` if it is or leads through a link or a submodule."""
         parts = path.split("/") if path else []
         for end in range(1, len(parts) + 1):
@@ -100,11 +136,16 @@ class GitTree:
                 )
         return self._listing.get(path)
 
-    def _file(self, spec: str, name: str) -> tuple[str, Entry]:
-        path, entry = self._find(spec, name)
+    def _file(self, directory: str, name: str) -> tuple[str, Entry]:
+        path, entry = self._find(directory, name)
         if entry.kind == "directory":
             raise InvalidError(f"{self._shown(path)} is a directory", hint="name a file")
         return path, entry
+
+    def _within(self, path: str, entry: Entry, limit: int) -> Entry:
+        if entry.size > limit:
+            raise InvalidError(f"{self._shown(path)} has more than the {limit} bytes allowed", hint="make it smaller")
+        return entry
 
     def _check_directory(self, path: str) -> None:
         total = 0

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import HostError, InvalidError, NotFoundError, RefusedError
+from reconciler.model.address import Address
+from reconciler.model.resources import Container
 from reconciler.source.command import GitOptions
 from reconciler.source.git import GitSource
+from reconciler.source.port import Revision
 from reconciler.source.remote import parse_remote
 from reconciler.source.trees import sweep_exports
+from reconciler.spec.load import load_specs
 from reconciler.testing.repositories import UpstreamRepository
 
 
@@ -32,8 +36,12 @@ def _source(upstream: UpstreamRepository, root: Path, ref: str = "main", path: s
     return GitSource(remote, root=root, ref=ref, path=path, **more)  # type: ignore[arg-type]
 
 
+def _read(revision: Revision) -> dict[str, str]:
+    return {file.path: file.data.decode() for file in revision.tree.find(revision.paths, revision.recursive)}
+
+
 def _files(source: GitSource) -> dict[str, str]:
-    return {file.name: file.data.decode() for file in source.read().files}
+    return _read(source.read())
 
 
 def test_reads_the_specs_of_one_directory_at_the_newest_commit(upstream: UpstreamRepository, root: Path) -> None:
@@ -67,8 +75,8 @@ def test_g13_what_is_missing_is_named(upstream: UpstreamRepository, root: Path) 
     upstream.commit({"a.yaml": "1"})
     with pytest.raises(NotFoundError, match="no ref gone"):
         _source(upstream, root, ref="gone").read()
-    with pytest.raises(NotFoundError, match="nowhere does not exist in commit"):
-        _source(upstream, root, path="nowhere").read()
+    with pytest.raises(NotFoundError, match=r"nowhere in commit .* does not exist"):
+        _files(_source(upstream, root, path="nowhere"))
     with pytest.raises(HostError, match="ls-remote"):
         GitSource(parse_remote(str(root / "no"), local=True), root=root).read()
 
@@ -93,18 +101,18 @@ def test_g04_a_spec_that_is_a_link_is_refused_by_name(upstream: UpstreamReposito
     (upstream.path / "a.yaml").symlink_to(target)
     commit = upstream.commit({"b.yaml": "b"})
     with pytest.raises(InvalidError, match=f"a.yaml in commit {commit[:12]} is a symbolic link"):
-        _source(upstream, root).read()
+        _files(_source(upstream, root))
 
 
 def test_g04_a_directory_that_is_a_link_is_refused(upstream: UpstreamRepository, root: Path) -> None:
     (upstream.path / "prod").symlink_to("/etc")
     upstream.commit({"base/a.yaml": "name: ../prod/passwd"})
     with pytest.raises(InvalidError, match=r"prod in commit .* is a symbolic link"):
-        _source(upstream, root, path="prod").read()
+        _files(_source(upstream, root, path="prod"))
     tree = _source(upstream, root, path="base").read().tree
     for name in ("../prod", "../prod/passwd"):
         with pytest.raises(InvalidError, match=r"prod in commit .* is a symbolic link"):
-            tree.locate("base/a.yaml", name)
+            tree.export("base", name)
 
 
 def test_g04_an_exported_directory_may_link_only_inside(upstream: UpstreamRepository, root: Path) -> None:
@@ -115,20 +123,20 @@ def test_g04_an_exported_directory_may_link_only_inside(upstream: UpstreamReposi
     upstream.commit({"a.yaml": "", "good/v1/conf": "text", "bad/y": ""})
     tree = _source(upstream, root).read().tree
     with pytest.raises(InvalidError, match=r"bad/x in commit .* is a symbolic link to '../good/v1', outside bad"):
-        tree.locate("a.yaml", "bad")
-    place = tree.locate("a.yaml", "good")
-    tree.export()
-    assert (place.path / "current").readlink() == Path("v1/conf")
-    assert (place.path / "current").read_text() == "text"
+        tree.export("", "bad")
+    place = Path(tree.export("", "good")[0])
+    tree.write_exports()
+    assert (place / "current").readlink() == Path("v1/conf")
+    assert (place / "current").read_text() == "text"
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "x/../../../y", "a\0b"])
 def test_g05_named_paths_stay_in_the_repository(upstream: UpstreamRepository, root: Path, name: str) -> None:
     upstream.commit({"d/a.yaml": ""})
     tree = _source(upstream, root, path="d").read().tree
-    for call in (tree.locate, tree.fingerprint):
+    for call in (tree.export, tree.content):
         with pytest.raises(InvalidError, match="leads out of the repository"):
-            call("d/a.yaml", name)
+            call("d", name)
 
 
 @pytest.mark.parametrize("name", ["..", ".git"])
@@ -142,7 +150,7 @@ def test_g05_a_tree_with_names_that_escape_is_refused(upstream: UpstreamReposito
     commit = upstream.git("commit-tree", "-m", "evil", outer)
     upstream.git("update-ref", "refs/heads/main", commit)
     with pytest.raises((HostError, InvalidError)) as caught:
-        _source(upstream, root).read()
+        _files(_source(upstream, root))
     assert caught.value.hint
 
 
@@ -153,7 +161,7 @@ def test_submodules_are_not_followed(upstream: UpstreamRepository, root: Path) -
     source = _source(upstream, root)
     assert _files(source) == {"a.yaml": ""}
     with pytest.raises(InvalidError, match=r"m in commit .* is a submodule"):
-        source.read().tree.locate("a.yaml", "m/x")
+        source.read().tree.export("", "m/x")
 
 
 def test_g10_a_rewritten_branch_is_refused_unless_allowed(upstream: UpstreamRepository, root: Path) -> None:
@@ -173,7 +181,7 @@ def test_g10_a_rewritten_branch_is_refused_unless_allowed(upstream: UpstreamRepo
     good = source.last_good()
     assert good is not None
     assert good.id == second
-    assert _source(upstream, root, allow_rewrite=True).read().files[0].data == b"3"
+    assert _source(upstream, root, allow_rewrite=True).read().id == upstream.git("rev-parse", "main")
 
 
 def test_g10_a_bad_commit_that_was_never_accepted_may_be_rewritten(upstream: UpstreamRepository, root: Path) -> None:
@@ -202,8 +210,8 @@ def test_g13_g26_the_last_good_commit_survives_a_restart_and_a_dead_remote(
         again.read()
     revision = again.last_good()
     assert revision is not None
-    assert (revision.id, revision.files[0].data) == (good, b"good")
-    assert revision.tree.read("a.yaml", "conf/x", 10) == b"old"
+    assert (revision.id, _read(revision)) == (good, {"a.yaml": "good"})
+    assert revision.tree.read("", "conf/x", 10) == b"old"
 
 
 def test_what_a_killed_git_left_does_not_stop_the_next(upstream: UpstreamRepository, root: Path) -> None:
@@ -249,9 +257,9 @@ def test_hostile_settings_hooks_and_attributes_run_nothing(
     source = _source(upstream, root)
     revision = source.read()
     source.accept(revision)
-    revision.tree.locate("a.yaml", "c")
-    revision.tree.export()
-    assert revision.files[0].data == b"$Format:%H$"
+    revision.tree.export("", "c")
+    revision.tree.write_exports()
+    assert _read(revision) == {"a.yaml": "$Format:%H$"}
     assert not marker.exists()
 
 
@@ -287,23 +295,24 @@ def test_ruling_10_exports_are_named_by_their_object_and_read_only(upstream: Ups
     upstream.commit({})
     source = _source(upstream, root, path="d")
     tree = source.read().tree
-    conf, run, z = (tree.locate("d/a.yaml", name) for name in ("./conf", "run.sh", "./z"))
-    assert conf.tree == upstream.git("rev-parse", "HEAD:d/conf")
-    assert conf.path == root / "trees" / conf.tree
+    found, id_ = tree.export("d", "./conf")
+    assert id_ == upstream.git("rev-parse", "HEAD:d/conf")
+    assert found == str(root / "trees" / id_)
+    conf, run, z = Path(found), Path(tree.export("d", "run.sh")[0]), Path(tree.export("d", "./z")[0])
     assert not (root / "trees").exists()  # planning writes nothing
-    tree.export()
-    assert (conf.path / "deep/y").read_text() == "2"
-    assert run.path.read_text() == "#!/bin/sh\n"
-    modes = [stat.S_IMODE(path.stat().st_mode) for path in (conf.path, conf.path / "x", run.path, z.path)]
+    tree.write_exports()
+    assert (conf / "deep/y").read_text() == "2"
+    assert run.read_text() == "#!/bin/sh\n"
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (conf, conf / "x", run, z)]
     assert modes == [0o555, 0o444, 0o555, 0o444]
-    before = conf.path.stat().st_ino
+    before = conf.stat().st_ino
     upstream.commit({"d/a.yaml": "changed"})
     again = source.read().tree
-    assert again.locate("d/a.yaml", "conf") == conf
-    again.export()
-    assert conf.path.stat().st_ino == before
+    assert again.export("d", "conf") == (found, id_)
+    again.write_exports()
+    assert conf.stat().st_ino == before
     upstream.commit({"d/conf/x": "changed"})
-    assert source.read().tree.locate("d/a.yaml", "conf") != conf
+    assert source.read().tree.export("d", "conf") != (found, id_)
 
 
 def test_unfinished_and_unneeded_exports_are_swept(upstream: UpstreamRepository, root: Path) -> None:
@@ -312,23 +321,37 @@ def test_unfinished_and_unneeded_exports_are_swept(upstream: UpstreamRepository,
     left = root / "trees/.abc.tmp/inner"
     left.mkdir(parents=True)
     left.chmod(0o555)
-    conf, y = tree.locate("a.yaml", "conf"), tree.locate("a.yaml", "y")
-    tree.export()
-    assert {path.name for path in (root / "trees").iterdir()} == {conf.tree, y.tree}
-    sweep_exports(root / "trees", {y.tree})
-    assert {path.name for path in (root / "trees").iterdir()} == {y.tree}
+    conf, y = tree.export("", "conf")[1], tree.export("", "y")[1]
+    tree.write_exports()
+    assert {path.name for path in (root / "trees").iterdir()} == {conf, y}
+    sweep_exports(root / "trees", {y})
+    assert {path.name for path in (root / "trees").iterdir()} == {y}
 
 
-def test_files_count_by_content_without_being_exported(upstream: UpstreamRepository, root: Path) -> None:
+def test_archives_count_by_content_and_are_exported_too(upstream: UpstreamRepository, root: Path) -> None:
     data = os.urandom(3 << 20)
     (upstream.path / "rootfs.tar").write_bytes(data)
     upstream.commit({"a.yaml": ""})
     tree = _source(upstream, root).read().tree
-    assert tree.fingerprint("a.yaml", "./rootfs.tar") == (hashlib.sha256(data).hexdigest(), len(data))
-    with pytest.raises(InvalidError, match="larger than the 10 bytes"):
-        tree.read("a.yaml", "rootfs.tar", 10)
+    content = tree.content("", "./rootfs.tar")
+    assert (content.sha256, content.size) == (hashlib.sha256(data).hexdigest(), len(data))
+    tree.write_exports()
+    assert Path(content.path).read_bytes() == data
+    with pytest.raises(InvalidError, match="more than the 10 bytes"):
+        tree.read("", "rootfs.tar", 10)
     with pytest.raises(NotFoundError, match=r"\.env in commit"):
-        tree.read("a.yaml", ".env", 10)
+        tree.read("", ".env", 10)
+
+
+def test_specs_from_a_repository_load(upstream: UpstreamRepository, root: Path) -> None:
+    text = "services: {web: {image: nginx, volumes: ['./conf:/etc/app:ro']}}\n"
+    upstream.commit({"shop/compose.yaml": text, "shop/conf/x": "1"})
+    revision = _source(upstream, root, path="shop").read()
+    desired = load_specs(revision.paths, recursive=revision.recursive, tree=revision.tree)
+    web = desired.resources[Address("container", "shop/web")]
+    assert isinstance(web, Container)
+    (mount,) = web.mounts
+    assert mount.tree == upstream.git("rev-parse", "HEAD:shop/conf")
 
 
 def test_g08_a_failed_fetch_shows_no_credential(root: Path) -> None:
