@@ -115,13 +115,14 @@ def publish(temporary: Path, target: Path, *, point: str) -> None:
 
 
 def rename(source: Path, target: Path, *, point: str) -> None:
-    """Renames a file or a directory within one filesystem and makes the new name durable (not the content)."""
+    """Renames a file or a directory within one filesystem and makes the new name durable (not the content).
+
+    After a crash the old name may be there again as well, if it was in another directory.
+    """
     with guarded("rename", source):
         reached(f"{point}:rename", target)
         source.rename(target)
     sync_directory(target.parent, point=point)
-    if source.parent != target.parent:
-        sync_directory(source.parent, point=point)
 
 
 def make_directory(path: Path, *, point: str, mode: int = 0o700) -> None:

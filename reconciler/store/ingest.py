@@ -12,7 +12,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Self
 
-from reconciler.errors import IntegrityError
+from reconciler.errors import HostError, IntegrityError
 from reconciler.linux import durable
 from reconciler.linux.lock import try_lock
 from reconciler.oci.digest import Digest
@@ -41,10 +41,14 @@ class _Partial:
         return self._offset
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Appends to the blob. Raises ``HostError``: the disk is full, or fails."""
-        with durable.guarded("write", self._path):
-            durable.reached("blob:write", self._path)
-            durable.write_all(self._file(), chunk)
+        """Appends to the blob. Raises ``HostError`` when the disk is full or fails: the partial is discarded then."""
+        try:
+            with durable.guarded("write", self._path):
+                durable.reached("blob:write", self._path)
+                durable.write_all(self._file(), chunk)
+        except HostError:
+            self.discard()
+            raise
         self._hash.update(chunk)
         self._offset += len(chunk)
 
@@ -125,6 +129,10 @@ class Ingest(_Partial):
             self.discard()
             raise IntegrityError(f"blob {self._digest} is longer than the {self._size} bytes promised")
         super().write(chunk)
+
+    def digest(self) -> Digest:
+        """The digest of the bytes written so far."""
+        return Digest("sha256:" + self._hash.hexdigest())
 
     def restart(self) -> None:
         """Forgets what is there and starts at offset 0, as when a server does not serve ranges."""

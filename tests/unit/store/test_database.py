@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -18,6 +19,7 @@ from reconciler.errors import HostError
 from reconciler.linux import durable
 from reconciler.store.database import Schema, WritableDatabase
 from reconciler.store.readonly import ReadOnlyDatabase
+from reconciler.testing.faults import FaultAt
 
 FIRST = "CREATE TABLE notes (text TEXT); CREATE TABLE more (x); INSERT INTO more VALUES (1);"
 SECOND = "ALTER TABLE notes ADD COLUMN author TEXT NOT NULL DEFAULT 'nobody; really'; DROP TABLE more;"
@@ -113,19 +115,13 @@ def test_s37_a_migration_stopped_at_any_statement_leaves_the_old_version(root: P
     write(old, "kept")
     old.close()
     for stop in range(3):
-        seen = []
-
-        def fail(step: str, path: Path) -> None:
-            seen.append(step)
-            if len(seen) == stop + 1:
-                raise OSError(5, "injected")
-
-        with durable.observed(fail), pytest.raises(HostError):
+        fault = FaultAt(stop + 1, errno.EIO)
+        with durable.observed(fault), pytest.raises(HostError):
             WritableDatabase(root, (NEW,))
         unchanged = WritableDatabase(root, (OLD,))
         assert unchanged.query("SELECT * FROM more")[0]["x"] == 1
         unchanged.close()
-    assert seen == ["database:migrate", "database:migrate", "database:commit"]
+    assert fault.seen == ["database:migrate", "database:migrate", "database:commit"]
     new = WritableDatabase(root, (NEW,))
     assert new.query("SELECT author FROM notes")[0]["author"] == "nobody; really"
     new.close()
@@ -134,16 +130,12 @@ def test_s37_a_migration_stopped_at_any_statement_leaves_the_old_version(root: P
 def test_s37_a_migration_killed_at_any_statement_leaves_the_old_version(root: Path) -> None:
     WritableDatabase(root, (OLD,)).close()
     program = """
-import os, signal, sys
+import sys
 from pathlib import Path
 from reconciler.linux import durable
 from reconciler.store.database import Schema, WritableDatabase
-seen = []
-def kill(step, path):
-    seen.append(step)
-    if len(seen) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-with durable.observed(kill):
+from reconciler.testing.faults import FaultAt
+with durable.observed(FaultAt(int(sys.argv[2]))):
     WritableDatabase(Path(sys.argv[1]), (Schema("notes", tuple(sys.argv[3:])),))
 """
     for stop in (1, 2, 3):
@@ -155,19 +147,14 @@ with durable.observed(kill):
 
 
 def test_a_database_appears_only_when_it_is_whole(root: Path) -> None:
-    for stop in range(4):
-        seen = []
-
-        def fail(step: str, path: Path) -> None:
-            seen.append(step)
-            if len(seen) == stop + 1:
-                raise OSError(28, "injected")
-
-        with durable.observed(fail), pytest.raises(HostError):
+    for stop in range(3):
+        fault = FaultAt(stop + 1, errno.ENOSPC)
+        with durable.observed(fault), pytest.raises(HostError):
             WritableDatabase(root, (OLD,))
-        assert {path.name for path in root.iterdir()} <= {"state.db"}
-    assert seen[:3] == ["database:fsync", "database:rename", "database:fsync-directory"] or "database:migrate" in seen
-    WritableDatabase(root, (OLD,)).close()
+        assert [path.name for path in root.iterdir()] == (["state.db"] if stop == 2 else [])
+        for path in root.iterdir():
+            path.unlink()
+    assert fault.seen == ["database:fsync", "database:rename", "database:fsync-directory"]
 
 
 @pytest.mark.parametrize("kind", [WritableDatabase, ReadOnlyDatabase])

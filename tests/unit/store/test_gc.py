@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
 from reconciler.store.gc import Root
 from reconciler.store.images import Name
+from reconciler.testing.faults import FaultAt
 
 if TYPE_CHECKING:
     from .conftest import Store
@@ -195,17 +196,8 @@ def test_s13_no_row_is_left_without_its_bytes_wherever_collection_fails(store: S
     while True:
         store.add_image(b"one", b"two")
         plan = store.gc.plan(())
-        countdown = steps
-
-        def fail(step: str, path: Path) -> None:
-            nonlocal countdown
-            if countdown == 0:
-                countdown -= 1
-                raise OSError(28, os.strerror(28))
-            countdown -= 1
-
         try:
-            with durable.observed(fail):
+            with durable.observed(FaultAt(steps + 1, errno.ENOSPC)):
                 store.gc.collect(plan, ())
         except HostError as error:
             assert "No space left" in str(error)
