@@ -72,6 +72,7 @@ class Monitor:
                     launcher = subprocess.Popen(
                         self.command(),
                         env=environment,
+                        cwd=self.work,  # conmon writes a file named oom to wherever it is
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         stderr=errors,

@@ -6,11 +6,14 @@ lock: callers take turns per container.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from reconciler.errors import ConflictError, HostError, NotFoundError, RuntimeFailure
@@ -19,9 +22,11 @@ from reconciler.linux.processes import ProcessId
 from reconciler.runtime.bundle import write_bundle
 from reconciler.runtime.conmon import ENVIRONMENT, Monitor, runtime_error
 from reconciler.runtime.execute import execute
+from reconciler.runtime.logs import LogLine, follow_log
 from reconciler.runtime.spec import DEFAULT_STOP_TIMEOUT, BundleSpec, ProcessSpec
 from reconciler.runtime.task import Status, Task, TaskState
 from reconciler.runtime.terminal import Attachment
+from reconciler.runtime.versions import check_versions
 
 DEFAULT_LOG_LIMIT = 16 * 1024 * 1024
 _DEADLINE = 60.0  # seconds for one call of the OCI runtime; a healthy one takes some ten milliseconds
@@ -39,6 +44,14 @@ class Runtime:
         self._runc = runc
         self._conmon = conmon
         self._cgroups = cgroups or Cgroups()
+
+    def check(self) -> None:
+        """Raises ``HostError`` when a program is missing or too old; logs a warning where fixes may be missing."""
+        check_versions(self._version(self._runc, "runc"), self._version(self._conmon, "conmon"))
+
+    def verify(self, bundle_dir: Path, spec: BundleSpec) -> None:
+        """Checks all of ``spec`` that can be checked without running anything; raises as ``create`` does."""
+        write_bundle(bundle_dir, spec, self._cgroups)
 
     def create(
         self,
@@ -200,6 +213,16 @@ class Runtime:
         """A connection to the container's streams. Made before ``start``, it misses nothing. The caller closes it."""
         return Attachment(self.task(container).bundle)
 
+    def follow(self, container: str, *, tail: int | None = None, since: datetime | None = None) -> Iterator[LogLine]:
+        """The container's log so far, and then as it grows until the container has exited."""
+        task = self.task(container)
+        ended = task.monitor.open()
+        try:
+            yield from follow_log(task.log, ended, tail=tail, since=since)
+        finally:
+            if ended is not None:
+                os.close(ended)
+
     def delete(self, container: str) -> None:
         """Removes the task, killing what still runs: its processes, control groups, sockets and exit file.
 
@@ -258,6 +281,18 @@ class Runtime:
             )
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(f"{self._runc} {arguments[0]} did not end within {_DEADLINE:g} s") from None
+
+    def _version(self, name: str, package: str) -> str:
+        command = [self._program(name, package), "--version"]
+        try:
+            result = subprocess.run(
+                command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise HostError(
+                f"{name} --version did not end within 10 s", hint=f"Reinstall the package {package}."
+            ) from None
+        return result.stdout.decode(errors="replace")
 
     @staticmethod
     def _program(name: str, package: str) -> str:

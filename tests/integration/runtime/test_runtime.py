@@ -52,7 +52,7 @@ def test_x02_bad_mount_is_125_and_leaves_nothing(host):
 
 def test_x02_error_of_runc_is_passed_on_and_leaves_nothing(host):
     spec = host.spec("true", mounts=(MountSpec("none", "/data", kind="nosuchfs"),))
-    with pytest.raises(RuntimeFailure, match="nosuchfs|/data") as caught:
+    with pytest.raises(RuntimeFailure, match="/data") as caught:
         host.create(spec)
     assert caught.value.code == 125
     assert host.runtime.ids() == ()
