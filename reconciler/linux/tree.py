@@ -49,7 +49,11 @@ def mount_points_below(path: Path) -> tuple[Path, ...]:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     # proc_pid_mountinfo(5): the fifth field, with space, tab, newline and backslash as octal escapes.
     points = {_unescape(line.split(b" ", 5)[4]) for line in lines}
-    return tuple(Path(os.fsdecode(point)) for point in sorted(points) if point == top or point.startswith(top + b"/"))
+    return tuple(
+        Path(os.fsdecode(point))
+        for point in sorted(points)
+        if point == top or point.startswith(top.rstrip(b"/") + b"/")
+    )
 
 
 def _unescape(field: bytes) -> bytes:
