@@ -221,6 +221,7 @@ _HINTS = {
     sqlite3.SQLITE_NOTADB: _RESTORE,
     sqlite3.SQLITE_BUSY: "another writer is at work; try again when it is done",
     sqlite3.SQLITE_IOERR: "check the disk: the kernel log (dmesg) has the details",
+    sqlite3.SQLITE_CANTOPEN: "check that the directory is yours and its filesystem is mounted read-write",
     sqlite3.SQLITE_READONLY: "mount the filesystem read-write",
 }
 
