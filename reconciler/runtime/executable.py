@@ -121,7 +121,7 @@ def _check_elf(root: Rooted, name: str, path: str, data: bytes) -> None:
 
 def read_elf(data: bytes) -> tuple[int, str]:
     """``e_machine`` and the dynamic loader's path ("" for a static program), elf(5)."""
-    wide, order = data[4] == 2, "<" if data[5] == 1 else ">"
+    wide, order = data[4:5] == b"\x02", "<" if data[5:6] == b"\x01" else ">"
     (machine,) = struct.unpack_from(order + "H", data, 18)
     (table,) = struct.unpack_from(order + ("Q" if wide else "I"), data, 32 if wide else 28)
     size, count = struct.unpack_from(order + "HH", data, 54 if wide else 42)

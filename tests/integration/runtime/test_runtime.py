@@ -117,15 +117,26 @@ def test_x13_init_passes_the_signal_on(host):
     assert host.runtime.stop(spec.id, signal.SIGTERM, 10).exit_code == 143
 
 
-def test_x14_init_reaps_orphans(host):
-    spec = host.spec("sh", "-c", "sh -c 'sleep 0.01 & exit'; while true; do sleep 0.05; done", init=True)
+def _zombies(task) -> int:
+    listing = subprocess.run(["ps", "--ppid", str(task.pid), "-o", "stat="], capture_output=True, text=True).stdout
+    return sum(line.startswith("Z") for line in listing.splitlines())
+
+
+# A child that leaves an orphan, then a first process that never waits for any.
+_ORPHAN = "sh -c 'sleep 0.1 & echo left'; exec sleep 1000"
+
+
+def test_x14_without_init_orphans_stay_as_zombies(host):
+    spec = host.spec("sh", "-c", _ORPHAN)
     task = host.start(spec)
+    host.until(lambda: _zombies(task) == 1)
 
-    def zombies() -> list[str]:
-        listing = subprocess.run(["ps", "--ppid", str(task.pid), "-o", "stat="], capture_output=True, text=True).stdout
-        return [line for line in listing.splitlines() if line.startswith("Z")]
 
-    host.until(lambda: bool(host.runtime.state(spec.id).running) and not zombies())
+def test_x14_init_reaps_orphans(host):
+    spec = host.spec("sh", "-c", f"({_ORPHAN}) & echo orphan; wait", init=True)
+    task = host.start(spec)
+    host.until(lambda: host.runtime.exec(spec.id, ProcessSpec(("sh", "-c", "! pidof sleep | grep -q ' '"))) == 0)
+    host.until(lambda: _zombies(task) == 0)
     assert host.runtime.state(spec.id).running
 
 
