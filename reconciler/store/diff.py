@@ -21,9 +21,9 @@ from reconciler.oci.digest import Digest
 from reconciler.store import archive_writer, whiteout
 from reconciler.store.archive import Entry, Kind
 from reconciler.store.compression import CHUNK, GzipWriter
+from reconciler.store.layer_tree import shown
 from reconciler.store.lower import LowerLayers
 from reconciler.store.pipeline import WriteBehind
-from reconciler.store.tree import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

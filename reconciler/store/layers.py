@@ -1,9 +1,9 @@
 """ROOT/layers: unpacked layers, each named by its chain ID, ready to be mounted.
 
 A layer is ready when it has a row in the database; then its directory is complete, durable, and never changes again.
-It is filled under ``ROOT/layers/.<chain hex>``, a directory that whoever fills it holds by flock: the kernel releases
-that when a process dies, so what is there and not held is left over. All layers of an image become ready
-together, after one syncfs.
+It is filled as ``ROOT/layers/<chain hex>.unpacking``, which whoever fills it holds by flock: the kernel releases
+that when a process dies. All layers of an image become ready together, after one syncfs. ``gc`` removes layers, and
+what a crash left over.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from reconciler.errors import IntegrityError, NotFoundError, ReconcilerError
 from reconciler.linux import durable
+from reconciler.linux.tree import remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
 from reconciler.store.compression import decompress
+from reconciler.store.layer_tree import empty_directory
 from reconciler.store.lower import LowerLayers
 from reconciler.store.pipeline import ReadAhead, hashed
-from reconciler.store.trees import empty_directory, remove_tree
 from reconciler.store.unpack import extract
 
 if TYPE_CHECKING:
@@ -99,38 +100,6 @@ class Layers:
         Entering waits for whoever, in any process, is unpacking one of the same layers: it is done once.
         """
         return Unpacking(self, self._database, diff_ids)
-
-    def remove(self, chain_id: Digest) -> bool:
-        """Removes a layer that nothing uses; False when it was not there. Row first, so no row lacks its directory."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM layers WHERE chain_id = ?", (chain_id,))
-        return self._discard(chain_id.hex)
-
-    def sweep(self) -> tuple[str, ...]:
-        """Removes directories that no row and no running ``Unpacking`` owns; their names. For start-up and gc."""
-        if not self.directory.is_dir():
-            return ()
-        swept = []
-        for name in sorted(path.name for path in self.directory.iterdir()):
-            ready = not name.startswith(".") and self._database.query(
-                "SELECT 1 FROM layers WHERE chain_id = ?", (f"sha256:{name}",)
-            )
-            if not ready and self._discard(name):
-                swept.append(name)
-        return tuple(swept)
-
-    def _discard(self, name: str) -> bool:
-        """Removes a directory of ours unless someone holds it or a row has appeared for it."""
-        path = self.directory / name
-        held = _hold(path, wait=False)
-        if held is None:
-            return False
-        try:
-            if self._database.query("SELECT 1 FROM layers WHERE chain_id = ?", (f"sha256:{name}",)):
-                return False
-            return remove_tree(path)
-        finally:
-            os.close(held)
 
 
 class Unpacking:
@@ -224,14 +193,14 @@ class Unpacking:
             path = self._temporary(index)
             with durable.guarded("make directory", path):
                 path.mkdir(0o700, exist_ok=True)
-            held = _hold(path, wait=True)
+            held = _hold(path)
             if held is None:
                 continue  # it was published or discarded while we waited
             self._held[index] = held
             # Left over from a process that died, if it holds anything; and what has the final name has no row.
             with durable.guarded("empty", path):
                 empty_directory(held)
-            remove_tree(self._layers.path(chain_id))
+            remove_tree(self._layers.path(chain_id), point=_POINT)
             return
 
     def _below(self, index: int) -> LowerLayers:
@@ -258,39 +227,30 @@ class Unpacking:
         )
 
     def _temporary(self, index: int) -> Path:
-        return self._layers.directory / f".{self.chain_ids[index].hex}"
+        return self._layers.path(self.chain_ids[index]).with_suffix(".unpacking")
 
     def _release(self) -> None:
         """Removes what was not published and lets go of all."""
         for index, held in self._held.items():
-            with contextlib.suppress(ReconcilerError):  # left for the sweep
-                remove_tree(self._temporary(index))
+            with contextlib.suppress(ReconcilerError):  # gc finds it
+                remove_tree(self._temporary(index), point=_POINT)
             os.close(held)
         self._held = {}
 
 
-def _hold(path: Path, *, wait: bool) -> int | None:
-    """Takes the flock of a directory: a descriptor that holds it, or None if it is gone (or taken, not waiting)."""
+def _hold(path: Path) -> int | None:
+    """Waits for the flock of a directory: a descriptor that holds it, or None if the directory is gone by then."""
     with durable.guarded("lock", path):
         try:
             handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(path, handle):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
                 return handle
-        except BlockingIOError:
-            pass
         except BaseException:
             os.close(handle)
             raise
-    os.close(handle)
+        os.close(handle)
     return None
-
-
-def _is_still(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(handle))
-    except FileNotFoundError:
-        return False

@@ -8,16 +8,20 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reconciler.errors import HostError, NotFoundError
+from reconciler.errors import NotFoundError
 from reconciler.linux import durable, mounts
+from reconciler.linux.tree import remove_tree
+from reconciler.oci.digest import Digest
 from reconciler.store import whiteout
-from reconciler.store.trees import disk_usage, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 _POINT = "snapshots"
+# Files beside the writable layer: the chain IDs it lies on, lowest first, and what stands in when there are none.
+_LAYERS = "layers"
+_EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,41 +37,55 @@ class Snapshots:
     """The writable layers of one root, named by container. They outlive their mounts, and the host's reboots."""
 
     def __init__(self, root: Path) -> None:
-        self.directory = root / "containers"
+        self._containers = root / "containers"
+        self._layers = root / "layers"
 
     def path(self, container_id: str) -> Path:
         """ROOT/containers/<id>, which also holds the container's other files."""
         if not container_id or "/" in container_id or container_id.startswith("."):
             raise ValueError(f"not a container id: {container_id!r}")
-        return self.directory / container_id
+        return self._containers / container_id
 
-    def create(self, container_id: str, lowers: Sequence[Path]) -> Snapshot:
-        """Makes the writable layer if it is not there yet, over unpacked layers (top first; see ``Layers.stack``).
+    def upper(self, container_id: str) -> Path:
+        """The writable layer's directory. Raises ``NotFoundError`` when there is none."""
+        upper = self.path(container_id) / "upper"
+        if not upper.is_dir():
+            raise NotFoundError(f"container {container_id} has no writable layer", hint="remove the container")
+        return upper
+
+    def create(self, container_id: str, chain_ids: Sequence[Digest]) -> Snapshot:
+        """Makes a writable layer over an image's unpacked layers (lowest first), if it is not there yet.
 
         Its root begins with the attributes of the topmost layer's, for that is what the container sees as ``/``. An
-        image without layers is an empty directory.
+        image without layers is an empty directory. Raises ``NotFoundError`` when a layer is not unpacked.
         """
         path = self.path(container_id)
-        durable.make_directory(self.directory, point=_POINT)
-        durable.make_directory(path, point=_POINT)
-        work, empty = path / "work", path / "empty"
-        durable.make_directory(work, point=_POINT)
-        if not lowers:
-            # overlayfs wants at least one lower directory.
-            durable.make_directory(empty, point=_POINT, mode=0o755)
-        snapshot = Snapshot(path / "upper", work, tuple(lowers) or (empty,))
-        if not snapshot.upper.is_dir():
+        for directory in (self._containers, path, path / "work"):
+            durable.make_directory(directory, point=_POINT)
+        if not chain_ids:
+            durable.make_directory(path / _EMPTY, point=_POINT, mode=0o755)
+        if not (path / "upper").is_dir():
             fresh = path / ".upper"
-            remove_tree(fresh)
+            lowers = self._lowers(container_id, chain_ids)
+            remove_tree(fresh, point=_POINT)
             with durable.guarded("make directory", fresh):
                 fresh.mkdir(0o700)
-                _copy_attributes(snapshot.lowers[0], fresh)
-            durable.rename(fresh, snapshot.upper, point=_POINT)
-        return snapshot
+                _copy_attributes(lowers[0], fresh)
+            durable.write_file(path / _LAYERS, "".join(f"{chain}\n" for chain in chain_ids).encode(), point=_POINT)
+            durable.rename(fresh, path / "upper", point=_POINT)
+        return self.get(container_id)
 
-    def mount(self, snapshot: Snapshot, target: Path) -> None:
+    def get(self, container_id: str) -> Snapshot:
+        """The snapshot as it was created. Raises ``NotFoundError`` when it or one of its layers is gone."""
+        upper = self.upper(container_id)
+        with durable.guarded("read", upper.with_name(_LAYERS)):
+            lines = upper.with_name(_LAYERS).read_text().split()
+        return Snapshot(upper, upper.with_name("work"), self._lowers(container_id, [Digest(line) for line in lines]))
+
+    def mount(self, container_id: str, target: Path) -> None:
         """Mounts the container's root filesystem at ``target``, an existing directory; no-op if it is mounted."""
         if not mounts.is_mounted(target):
+            snapshot = self.get(container_id)
             mounts.mount(mounts.Overlay(snapshot.lowers, snapshot.upper, snapshot.work, target))
 
     def unmount(self, target: Path) -> None:
@@ -78,19 +96,16 @@ class Snapshots:
     def remove(self, container_id: str) -> bool:
         """Removes the writable layer and all else of the container; False when there is none.
 
-        Unmounts first what is mounted below it, and goes no further when something stays mounted: what lies under a
-        mount (a user's data) is never touched.
+        Unmounts first what is mounted below it. Raises ``HostError`` when something stays mounted: what a mount shows
+        (a user's data) is never touched.
         """
         path = self.path(container_id)
         self.unmount(path)
-        left = mounts.mounts_below(path)
-        if left:
-            raise HostError(f"cannot remove {path}: {left[0]} is still mounted", hint=f"umount {left[0]}")
-        return remove_tree(path)
+        return remove_tree(path, point=_POINT)
 
     def usage(self, container_id: str) -> int:
         """Bytes that the writable layer takes on disk."""
-        return disk_usage(self._upper(container_id))
+        return _disk_usage(self.upper(container_id))
 
     def fingerprint(self, container_id: str) -> str:
         """A digest of the writable layer's metadata: equal as long as nothing in it was changed.
@@ -98,7 +113,7 @@ class Snapshots:
         The change time is part of it, which no program can set back: content and attributes need not be read.
         """
         hasher = hashlib.sha256()
-        upper = self._upper(container_id)
+        upper = self.upper(container_id)
         base = os.fsencode(upper)
         with durable.guarded("read", upper):
             pending = [base]
@@ -114,11 +129,13 @@ class Snapshots:
                     pending += sorted(path + b"/" + name for name in os.listdir(path))  # noqa: PTH208 - bytes
         return hasher.hexdigest()
 
-    def _upper(self, container_id: str) -> Path:
-        upper = self.path(container_id) / "upper"
-        if not upper.is_dir():
-            raise NotFoundError(f"container {container_id} has no writable layer", hint="remove the container")
-        return upper
+    def _lowers(self, container_id: str, chain_ids: Sequence[Digest]) -> tuple[Path, ...]:
+        lowers = tuple(self._layers / chain.hex for chain in reversed(chain_ids))
+        for lower in lowers:
+            if not lower.is_dir():
+                raise NotFoundError(f"layer sha256:{lower.name} is not unpacked", hint="pull the image again")
+        # overlayfs wants at least one lower directory.
+        return lowers or (self.path(container_id) / _EMPTY,)
 
 
 def _copy_attributes(source: Path, target: Path) -> None:
@@ -129,3 +146,26 @@ def _copy_attributes(source: Path, target: Path) -> None:
         if not key.startswith(whiteout.OVERLAY_XATTRS):
             os.setxattr(target, key, os.getxattr(source, key))
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+def _disk_usage(path: Path) -> int:
+    """Bytes that a tree takes on disk, a file with several links counted once. Other filesystems do not count."""
+    total = 0
+    seen: set[int] = set()
+    with durable.guarded("measure", path):
+        device = os.lstat(path).st_dev
+        pending = [os.fsencode(path)]
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_dev != device:
+                        continue
+                    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                        if status.st_ino in seen:
+                            continue
+                        seen.add(status.st_ino)
+                    total += status.st_blocks * 512  # stat(2): the unit is 512 bytes everywhere
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(entry.path)
+    return total

@@ -21,7 +21,7 @@ from reconciler.linux import durable
 from reconciler.log import Logger
 from reconciler.store import whiteout
 from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
-from reconciler.store.tree import Directory, LayerTree, shown, status_of
+from reconciler.store.layer_tree import Directory, LayerTree, shown, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections import deque
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import InvalidError
 from reconciler.store import whiteout
-from reconciler.store.trees import empty_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -242,3 +242,49 @@ def shown(parts: PathParts) -> str:
     """A path of the archive for a message: printable whatever its bytes."""
     text = ascii(os.fsdecode(b"/" + b"/".join(parts)))[1:-1]
     return text if len(text) <= 200 else text[:200] + "..."
+
+
+def empty_directory(directory: int) -> None:
+    """Removes everything inside a directory. Raises ``OSError``; ``EBUSY`` stands for a mount.
+
+    Subdirectories are first moved up into ``directory`` itself and emptied there, so that no depth of nesting costs
+    descriptors, stack or path length.
+    """
+    names = (f".removing-{number}".encode() for number in itertools.count())
+    doomed: list[bytes] = []
+
+    def clear(handle: int) -> None:
+        for entry in _entries(handle):
+            name, is_directory = entry
+            if not is_directory:
+                os.unlink(name, dir_fd=handle)
+                continue
+            target = next(names)
+            while _exists(target, directory):
+                target = next(names)
+            os.rename(name, target, src_dir_fd=handle, dst_dir_fd=directory)
+            doomed.append(target)
+
+    clear(directory)
+    while doomed:
+        name = doomed.pop()
+        child = os.open(name, _DIRECTORY, dir_fd=directory)
+        try:
+            clear(child)
+        finally:
+            os.close(child)
+        os.rmdir(name, dir_fd=directory)
+
+
+def _entries(directory: int) -> list[tuple[bytes, bool]]:
+    # scandir on a descriptor gives text; surrogateescape brings every name back to its bytes.
+    with os.scandir(directory) as entries:
+        return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+
+def _exists(name: bytes, directory: int) -> bool:
+    try:
+        os.lstat(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
