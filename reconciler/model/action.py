@@ -52,7 +52,10 @@ class SetFact(_Action):
 
 @dataclass(frozen=True, slots=True)
 class DropFact(_Action):
+    """Forgets a fact of the host; where other stacks are ``remaining`` that declare it, only the others' claim."""
+
     verb = "drop"
+    remaining: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ from typing import Literal, get_args
 
 from reconciler.errors import InvalidError
 
-Kind = Literal["registry", "mirror", "network", "volume", "image", "tag", "container", "retention"]
+Kind = Literal[
+    "registry", "mirror", "network", "volume", "image", "tag", "container", "retention", "secret", "config", "stack"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -15,7 +17,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class Address:
     """``kind/name``, where the name is as shown: ``container/shop/web``, ``tag/docker.io/library/app:1``.
 
-    Addresses sort by kind in the order in which kinds are made, then by name.
+    Addresses sort by kind in the order in which kinds are made, then by name. Secrets, configs and stacks are no
+    resources: they are named where something is wrong with them.
     """
 
     kind: Kind

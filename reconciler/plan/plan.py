@@ -86,12 +86,14 @@ class Plan:
     """``changes`` are ordered by address, ``steps`` so that each follows those it needs.
 
     ``waiting`` holds the resources whose own progress must be waited for: jobs that run and are depended upon.
+    ``retry_at`` is when the first service that backs off is due again (seconds since the epoch).
     """
 
     changes: tuple[Change, ...] = ()
     steps: tuple[Step, ...] = ()
     blocked: tuple[Blocked, ...] = ()
     waiting: frozenset[Address] = frozenset()
+    retry_at: float | None = None
     notes: tuple[str, ...] = ()
     summary: Mapping[str, int] = field(default_factory=dict)
 

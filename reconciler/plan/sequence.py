@@ -1,0 +1,120 @@
+"""The last pass over the steps: leftovers, who hands what over to whom, and what must wait with what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from reconciler.model.action import RemoveContainer, RemoveNetwork, StartContainer
+from reconciler.model.address import Address
+from reconciler.model.observed import ObservedContainer
+from reconciler.plan.draft import Draft, Gate, own_stack
+from reconciler.plan.graph import ordered
+from reconciler.plan.plan import Cost, Step
+from reconciler.plan.ports import PortTable
+
+
+def clear_leftovers(draft: Draft) -> None:
+    """Removes what interrupted replacements left, each before its successor starts, and only if it can start now."""
+    for found in sorted(draft.observed.leftovers, key=lambda item: (item.address, item.id)):
+        if own_stack(found.address) not in draft.stacks:
+            continue
+        start = draft.steps.get(StartContainer(found.address).step_id)
+        successor = draft.current(found.address, ObservedContainer)
+        held = found.address in draft.blocked or (start is not None and bool(start.deferred))
+        if found.alive and held and not (successor and successor.alive):
+            continue
+        _remove_leftover(draft, found, start)
+
+
+def _remove_leftover(draft: Draft, found: ObservedContainer, start: Step | None) -> None:
+    needs: tuple[str, ...] = ()
+    if start and not _on_recreated(draft, found):
+        needs = tuple(need for need in start.needs if need.startswith("create "))
+    removal = draft.step(RemoveContainer(found.address, found.id), Gate(needs))
+    draft.freed[found.id] = draft.gone[found.id] = removal
+    if start:
+        draft.need(start.id, (removal,))
+    if found.address not in draft.changes:
+        declared = found.address in draft.desired.resources
+        cost = Cost(discarded_bytes=found.discarded_bytes, downtime=found.alive)
+        message = f"container {found.id[:12]} is left of an interrupted replacement"
+        draft.change(found.address, "update" if declared else "delete", "leftover", message, cost=cost)
+
+
+def hand_over(draft: Draft) -> None:
+    """Networks and ports pass from one container to another: they are let go of before they are taken."""
+    alive = [found for found in _containers(draft) if found.alive]
+    for network in sorted(draft.recreated):
+        _empty_network(draft, network, alive)
+    holders = {found.id: found for found in alive if found.id in draft.freed}
+    table = PortTable((found.id, found.form) for found in holders.values())
+    for address, form in draft.forms.items():
+        start = StartContainer(address).step_id
+        if start not in draft.steps:
+            continue
+        for _, holder in table.clashes(form):
+            if holders[holder].address != address:
+                _free_early(draft, holder)
+                draft.need(start, (draft.freed[holder],))
+
+
+def _containers(draft: Draft) -> Iterator[ObservedContainer]:
+    yield from (found for found in draft.observed.resources.values() if isinstance(found, ObservedContainer))
+    yield from draft.observed.leftovers
+
+
+def _on_recreated(draft: Draft, found: ObservedContainer) -> bool:
+    return any(str(network) in found.form.get("networks", ()) for network in draft.recreated)
+
+
+def _empty_network(draft: Draft, network: Address, alive: list[ObservedContainer]) -> None:
+    """The removal of a network waits for the running containers on it to stop, or for as long as one cannot."""
+    removal = RemoveNetwork(network).step_id
+    for found in alive:
+        if str(network) not in found.form.get("networks", ()):
+            continue
+        if found.id in draft.freed:
+            draft.need(removal, (draft.freed[found.id],))
+        else:
+            deferred = f"{found.address} uses it and cannot be replaced now"
+            draft.steps[removal] = replace(draft.steps[removal], deferred=deferred)
+
+
+def _free_early(draft: Draft, container_id: str) -> None:
+    """Somebody waits for what the container holds: its stop must not wait for starts, or they would wait in a ring."""
+    step = draft.steps[draft.freed[container_id]]
+    needs = tuple(need for need in step.needs if not need.startswith("start "))
+    draft.steps[step.id] = replace(step, needs=needs)
+
+
+def settle(draft: Draft) -> tuple[Step, ...]:
+    """The steps in order. What needs a deferred step is deferred itself, and a container's steps all together.
+
+    Raises ``InvalidError`` when steps need each other in a ring.
+    """
+    order = ordered({step.id: step.needs for step in draft.steps.values()})
+    steps = draft.steps
+    groups: dict[Address, list[str]] = {}
+    for step in steps.values():
+        if step.action.address.kind == "container":
+            groups.setdefault(step.action.address, []).append(step.id)
+    changed = any(step.deferred for step in steps.values())
+    while changed:
+        changed = False
+        for step_id in order:
+            changed |= _defer(steps, step_id, steps[step_id].needs)
+        for members in groups.values():
+            for step_id in members:
+                changed |= _defer(steps, step_id, members)
+    return tuple(steps[step_id] for step_id in order)
+
+
+def _defer(steps: dict[str, Step], step_id: str, others: tuple[str, ...] | list[str]) -> bool:
+    """Defers a step with the first of ``others`` that is deferred, and says whether that changed it."""
+    if steps[step_id].deferred:
+        return False
+    deferred = next((steps[other].deferred for other in others if other in steps and steps[other].deferred), "")
+    if deferred:
+        steps[step_id] = replace(steps[step_id], deferred=deferred)
+    return bool(deferred)
