@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import secrets
 from pathlib import Path
@@ -114,15 +115,17 @@ def publish(temporary: Path, target: Path, *, point: str) -> None:
     rename(temporary, target, point=point)
 
 
-def rename(source: Path, target: Path, *, point: str) -> None:
+def rename(source: Path, target: Path, *, point: str, sync: bool = True) -> None:
     """Renames a file or a directory within one filesystem and makes the new name durable (not the content).
 
-    After a crash the old name may be there again as well, if it was in another directory.
+    After a crash the old name may be there again as well, if it was in another directory. ``sync=False`` leaves the
+    directory's fsync to the caller.
     """
     with guarded("rename", source):
         reached(f"{point}:rename", target)
         source.rename(target)
-    sync_directory(target.parent, point=point)
+    if sync:
+        sync_directory(target.parent, point=point)
 
 
 def make_directory(path: Path, *, point: str, mode: int = 0o700) -> None:
@@ -193,5 +196,6 @@ def _fsync(path: Path, flags: int, step: str) -> None:
             os.close(descriptor)
 
 
+@functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)

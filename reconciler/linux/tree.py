@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from pathlib import Path
 
@@ -15,8 +16,8 @@ _RESOLVE_NO_XDEV = 0x01
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def remove_tree(path: Path, *, point: str) -> bool:
-    """Removes ``path`` and everything in it, durably; False when it was not there.
+def remove_tree(path: Path, *, point: str, sync: bool = True) -> bool:
+    """Removes ``path`` and everything in it, durably unless ``sync`` is False; False when it was not there.
 
     Symbolic links are removed, never followed. Nothing behind a mount point is touched, not even a bind mount of the
     same filesystem: with one below ``path`` this raises ``HostError`` before anything is removed. Directories without
@@ -37,7 +38,8 @@ def remove_tree(path: Path, *, point: str) -> bool:
         else:
             _empty(path)
             path.rmdir()
-    durable.sync_directory(path.parent, point=point)
+    if sync:
+        durable.sync_directory(path.parent, point=point)
     return True
 
 
@@ -127,9 +129,13 @@ def _open_beneath(parent: int, name: str) -> int:
 
 def _openat2(parent: int, name: str) -> int:
     how = _OpenHow(_DIRECTORY, 0, _RESOLVE_NO_XDEV)
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor: int = libc.syscall(_OPENAT2, parent, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how))
+    descriptor: int = _libc().syscall(_OPENAT2, parent, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how))
     if descriptor < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
     return descriptor
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # A layer's directory, and the names of one that is being made or removed: the chain ID comes first in all of them.
 _LAYER_DIRECTORY = re.compile(r"([0-9a-f]{64})(\..*)?", re.ASCII)
+_REMOVED = ".removed-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +141,18 @@ class GarbageCollector:
             elif item.kind == "partial":
                 self._content.remove_partial(item.id)
             elif item.kind == "layer":
-                doomed.append(self._set_aside(self._layers / item.id))
+                doomed.append(self._set_aside(item.id))
         self._content.sync_removals()
+        if doomed:
+            durable.sync_directory(self._layers, point="layer.remove")
         return doomed
 
-    def _set_aside(self, directory: Path) -> Path:
-        chain, dot, _ = directory.name.partition(".")
-        if dot or not directory.exists():
-            return directory
-        aside = directory.with_name(f"{chain}.removed-{secrets.token_hex(4)}")
-        durable.rename(directory, aside, point="layer.remove")
+    def _set_aside(self, name: str) -> Path:
+        """Takes a directory away from whoever unpacks that layer next."""
+        if _REMOVED in name:
+            return self._layers / name
+        aside = self._layers / f"{name[:64]}{_REMOVED}{secrets.token_hex(4)}"
+        durable.rename(self._layers / name, aside, point="layer.remove", sync=False)
         return aside
 
     def _remove_directories(self, directories: list[Path]) -> None:
@@ -157,7 +160,8 @@ class GarbageCollector:
         failure: HostError | None = None
         for directory in directories:
             try:
-                remove_tree(directory, point="layer.remove")
+                # A removal that a power loss undoes is listed by the next plan: no fsync for each.
+                remove_tree(directory, point="layer.remove", sync=False)
             except HostError as error:
                 failure = failure or error
         if failure is not None:
@@ -188,8 +192,9 @@ class GarbageCollector:
             match = _LAYER_DIRECTORY.fullmatch(name)
             if match is None or f"sha256:{name}" in sizes or f"sha256:{match[1]}" in marks.leased:
                 continue
-            size = _bytes_in(self._layers / name)
-            yield Garbage("layer", name, "left behind by an interrupted unpack or removal", size)
+            if ingest.is_abandoned(self._layers / name):  # whoever unpacks a layer holds its directory by flock
+                size = _bytes_in(self._layers / name)
+                yield Garbage("layer", name, "left behind by an interrupted unpack or removal", size)
 
     def _mark(self, roots: tuple[Root, ...]) -> _Marks:
         held = self._leases.held()

@@ -11,6 +11,7 @@ import pytest
 
 from reconciler.errors import HostError, IntegrityError
 from reconciler.linux import durable
+from reconciler.linux.lock import DirectoryLock
 from reconciler.oci import media
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
@@ -36,6 +37,17 @@ def everything(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and not path.name.startswith("state.db")
     }
+
+
+class _FailAt:
+    """Fails at every step of one name."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def __call__(self, step: str, path: Path) -> None:
+        if step == self._step:
+            raise OSError(errno.EIO, "injected")
 
 
 def test_an_empty_store_has_no_garbage(store: Store) -> None:
@@ -159,6 +171,28 @@ def test_s01_an_ingest_in_progress_is_not_garbage(store: Store) -> None:
         assert store.gc.plan(()).garbage == ()
         ingest.write(b"56789")
         ingest.commit()
+
+
+def test_s08_a_layer_without_a_row_goes_unless_somebody_is_making_it(store: Store) -> None:
+    finished, busy = "ab" * 32, "cd" * 32 + ".unpacking"
+    for name in (finished, busy):
+        (store.root / "layers" / name).mkdir(parents=True)
+    with DirectoryLock(store.root / "layers" / busy).acquire(0):
+        plan = store.gc.plan(())
+        assert [item.id for item in plan.garbage] == [finished]
+        store.gc.collect(plan, ())
+    assert store.layers() == {busy}
+    assert [item.id for item in store.gc.plan(()).garbage] == [busy]
+
+
+def test_an_interrupted_removal_is_listed_and_ended(store: Store) -> None:
+    image = store.add_image(b"one")
+    with durable.observed(_FailAt("layer.remove:remove-tree")), pytest.raises(HostError):
+        store.gc.collect(store.gc.plan(()), ())
+    (left,) = store.layers()
+    assert left.startswith(f"{image.chain_ids[0].hex}.removed-")
+    store.gc.collect(store.gc.plan(()), ())
+    assert store.layers() == set()
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage"])
