@@ -91,7 +91,7 @@ class Authenticator:
         bearer = _Bearer(_realm(endpoint, challenge), challenge.parameters.get("service", ""))
         self._schemes[endpoint.origin] = bearer
         asked = challenge.parameters.get("scope", "")
-        wanted = asked if scope in asked.split() or not scope else f"{asked} {scope}".strip()
+        wanted = " ".join(dict.fromkeys([*asked.split(), *scope.split()]))
         return self._token(endpoint, bearer, scope, wanted, refused)
 
     def _basic(self, endpoint: Endpoint) -> str:

@@ -63,7 +63,9 @@ class DockerConfig:
 
 
 def _object(document: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    value = document.get(key) or {}
+    value = document.get(key)
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise InvalidError(f"{where}: {key} is no object")
     return value

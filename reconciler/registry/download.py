@@ -8,11 +8,11 @@ from typing import Protocol
 
 import httpx
 
-from reconciler.errors import IntegrityError, ReconcilerError
+from reconciler.errors import IntegrityError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
-from reconciler.registry.failure import ENDPOINT_FAILURES, TemporaryError, combine
+from reconciler.registry.failure import TemporaryError
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint, RegistryHosts
 from reconciler.registry.session import Ask, Session
@@ -54,17 +54,12 @@ class Downloader:
 
     def blob(self, reference: Reference, descriptor: Descriptor, sink: Sink, progress: Callable[[int], None]) -> str:
         """See ``RegistryClient.blob``."""
-        failures: list[tuple[Endpoint, ReconcilerError]] = []
-        for endpoint, attempts in self._patience.turns(self._hosts.for_content(reference.registry)):
-            ask = _ask(endpoint, reference, descriptor)
-            try:
-                self._from(endpoint, attempts, ask, descriptor, sink, progress)
-            except ENDPOINT_FAILURES as error:
-                failures.append((endpoint, error))
-                self._patience.passing(endpoint, error)
-                continue
-            return endpoint.name
-        raise combine(f"fetch blob {descriptor.digest} of {reference.name}", failures)
+
+        def ask(endpoint: Endpoint, attempts: int) -> None:
+            self._from(endpoint, attempts, _ask(endpoint, reference, descriptor), descriptor, sink, progress)
+
+        what = f"fetch blob {descriptor.digest} of {reference.name}"
+        return self._patience.first_answer(what, self._hosts.for_content(reference.registry), ask).endpoint.name
 
     def _from(
         self,
@@ -160,7 +155,7 @@ def _place(endpoint: Endpoint, response: httpx.Response, descriptor: Descriptor,
 
 def _ask(endpoint: Endpoint, reference: Reference, descriptor: Descriptor) -> Ask:
     return Ask(
-        what=f"blob {descriptor.digest.short} of {reference.name}",
+        what=f"blob {descriptor.digest.short}",
         method="GET",
         url=endpoint.url(reference.repository, f"blobs/{descriptor.digest}"),
         scope=endpoint.scope(reference.repository, "pull"),

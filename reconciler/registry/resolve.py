@@ -8,13 +8,13 @@ from functools import partial
 
 import httpx
 
-from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError, RegistryError
+from reconciler.errors import IntegrityError, InvalidError, NotFoundError, RegistryError
 from reconciler.oci import media
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from reconciler.oci.reference import Reference
-from reconciler.registry.failure import ENDPOINT_FAILURES, combine, printable
+from reconciler.registry.failure import printable
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint, RegistryHosts
 from reconciler.registry.session import Ask, Session
@@ -48,23 +48,16 @@ class Resolver:
         """See ``RegistryClient.resolve``."""
         if reference.digest is not None or reference.tag is None:
             return self._fetch(reference)
-        notes: list[str] = []
-        failures: list[tuple[Endpoint, ReconcilerError]] = []
-        for endpoint, attempts in self._patience.turns(self._hosts.for_tags(reference.registry)):
-            try:
-                found = self._patience.call(attempts, partial(self.tag, endpoint, reference))
-            except ENDPOINT_FAILURES as error:
-                failures.append((endpoint, error))
-                # Only the origin knows what does not exist: a mirror may merely not have it.
-                if endpoint.upstream is None and isinstance(error, NotFoundError):
-                    break
-                notes.append(self._patience.passing(endpoint, error))
-                continue
-            if found.data is not None or known(found.descriptor.digest):
-                return Resolved(found.descriptor, found.data, endpoint.name, tuple(notes))
-            fetched = self._fetch(reference.with_digest(found.descriptor.digest))
-            return Resolved(fetched.descriptor, fetched.data, endpoint.name, (*notes, *fetched.notes))
-        raise combine(f"resolve {reference}", failures)
+        answer = self._patience.first_answer(
+            f"resolve {reference}",
+            self._hosts.for_tags(reference.registry),
+            self._patience.retried(partial(self._tag, reference=reference)),
+        )
+        found, source = answer.value, answer.endpoint.name
+        if found.data is not None or known(found.descriptor.digest):
+            return Resolved(found.descriptor, found.data, source, answer.notes)
+        fetched = self._fetch(reference.with_digest(found.descriptor.digest))
+        return Resolved(fetched.descriptor, fetched.data, source, (*answer.notes, *fetched.notes))
 
     def manifest(self, reference: Reference) -> bytes:
         """See ``RegistryClient.manifest``."""
@@ -75,37 +68,31 @@ class Resolver:
     def tag_digest(self, reference: Reference) -> Digest | None:
         """See ``RegistryClient.tag_digest``."""
         origin = self._hosts.origin(reference.registry)
+        ask = self._patience.retried(partial(self._tag, reference=reference))
         try:
-            ((_, attempts),) = self._patience.turns((origin,))
-            return self._patience.call(attempts, lambda: self.tag(origin, reference)).descriptor.digest
+            return self._patience.first_answer(f"look up {reference}", (origin,), ask).value.descriptor.digest
         except NotFoundError:
             return None
-        except ENDPOINT_FAILURES as error:
-            raise combine(f"look up {reference}", [(origin, error)]) from None
 
-    def tag(self, endpoint: Endpoint, reference: Reference) -> Resolved:
+    def _tag(self, endpoint: Endpoint, reference: Reference) -> Resolved:
         """What one server says of a tag: by HEAD when its answer is complete, else by GET."""
-        ask = self._ask(endpoint, reference, reference.tag or "", "HEAD", (200, *_NO_HEAD))
+        tag = reference.tag or ""
+        ask = self._ask(endpoint, reference, tag, "HEAD", (200, *_NO_HEAD))
         with self._session.exchange(endpoint, ask) as response:
             descriptor = _from_headers(endpoint, response) if response.status_code == 200 else None
         if descriptor is not None:
             return Resolved(descriptor, None, endpoint.name)
-        return self._get(endpoint, reference, reference.tag or "")
+        return self._get(endpoint, reference, tag)
 
     def _fetch(self, reference: Reference) -> Resolved:
         if reference.digest is None:
             raise InvalidError(f"{reference} names no digest", hint="resolve the tag first")
-        notes: list[str] = []
-        failures: list[tuple[Endpoint, ReconcilerError]] = []
-        for endpoint, attempts in self._patience.turns(self._hosts.for_content(reference.registry)):
-            try:
-                found = self._patience.call(attempts, partial(self._get, endpoint, reference, reference.digest))
-            except ENDPOINT_FAILURES as error:
-                failures.append((endpoint, error))
-                notes.append(self._patience.passing(endpoint, error))
-                continue
-            return Resolved(found.descriptor, found.data, endpoint.name, tuple(notes))
-        raise combine(f"fetch the manifest {reference}", failures)
+        answer = self._patience.first_answer(
+            f"fetch {reference}",
+            self._hosts.for_content(reference.registry),
+            self._patience.retried(partial(self._get, reference=reference, target=reference.digest)),
+        )
+        return Resolved(answer.value.descriptor, answer.value.data, answer.endpoint.name, answer.notes)
 
     def _get(self, endpoint: Endpoint, reference: Reference, target: str) -> Resolved:
         ask = self._ask(endpoint, reference, target, "GET", (200,))
@@ -118,7 +105,7 @@ class Resolver:
         promised = reference.digest if target == reference.digest else headers.get("docker-content-digest")
         if promised is not None and promised != digest:
             raise IntegrityError(
-                f"{endpoint.name}: manifest of {reference} has digest {digest}, not the promised {printable(promised)}"
+                f"{endpoint.name}: manifest has digest {digest}, not the promised {printable(promised)}"
             )
         manifest = parse_manifest(data, headers.get("content-type", ""))
         return Resolved(Descriptor(manifest.media_type, digest, len(data)), data, endpoint.name)
@@ -127,7 +114,7 @@ class Resolver:
         self, endpoint: Endpoint, reference: Reference, target: str, method: str, statuses: tuple[int, ...]
     ) -> Ask:
         return Ask(
-            what=f"manifest of {reference}",
+            what="manifest",
             method=method,
             url=endpoint.url(reference.repository, f"manifests/{target}"),
             scope=endpoint.scope(reference.repository, "pull"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from reconciler.clock import Clock
-from reconciler.errors import AuthError, NotFoundError, RegistryError
+from reconciler.errors import AuthError, InvalidError, NotFoundError, RegistryError
 from reconciler.registry.auth import Authenticator
 from reconciler.registry.failure import MAX_ERROR_BODY, TemporaryError, UnreachableError, printable, server_words
 from reconciler.registry.hosts import Endpoint, RegistryHosts, authority_of, origin_of
@@ -22,6 +23,7 @@ _MAX_TOKEN_BODY = 128 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DOWN_SECONDS = 30.0
+_HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,7 @@ class Session:
         Raises ``NotFoundError`` for 404, ``AuthError`` for 401 and 403, ``TemporaryError`` where asking again may
         help, ``RegistryError`` for anything else. No answer is retried here but a 401.
         """
-        try:
-            response = self._follow(endpoint, ask)
-        except UnreachableError:
-            self._down_until[endpoint.origin] = self._clock.monotonic() + _DOWN_SECONDS
-            raise
-        self._down_until.pop(endpoint.origin, None)
+        response = self._follow(endpoint, ask)
         try:
             if response.status_code not in ask.statuses:
                 raise self._refusal(endpoint, ask, response)
@@ -103,7 +100,7 @@ class Session:
         answered: set[tuple[str, ...]] = set()
         while True:
             headers = ask.headers if header is None else {**ask.headers, "Authorization": header}
-            response = self.transport.send(ask.method, url, headers, ask.content)
+            response = self._send(endpoint, ask, url, headers)
             challenges = tuple(response.headers.get_list("www-authenticate"))
             # The same challenge twice means that our answer to it is not good enough.
             if (
@@ -116,6 +113,15 @@ class Session:
             response.close()
             answered.add(challenges)
             header = self._auth.answer(endpoint, ask.scope, challenges, header)
+
+    def _send(self, endpoint: Endpoint, ask: Ask, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        try:
+            response = self.transport.send(ask.method, url, headers, ask.content)
+        except UnreachableError:
+            self._down_until[endpoint.origin] = self._clock.monotonic() + _DOWN_SECONDS
+            raise
+        self._down_until.pop(endpoint.origin, None)
+        return response
 
     def _refusal(self, endpoint: Endpoint, ask: Ask, response: httpx.Response) -> Exception:
         status, url = response.status_code, str(response.url)
@@ -145,6 +151,8 @@ class Session:
             if status == 200:
                 return self.transport.read(url, response, _MAX_TOKEN_BODY)
             words = server_words(self.transport.read_start(response, MAX_ERROR_BODY))
+        except InvalidError as error:
+            raise RegistryError(f"token server {error}") from None
         finally:
             response.close()
         message = f"token server {authority_of(url)}: {status} {words}".rstrip()
@@ -163,7 +171,7 @@ def join(endpoint: Endpoint, url: str, location: str) -> str:
         target = httpx.URL(url).join(location)
     except (httpx.InvalidURL, ValueError):
         raise RegistryError(f"{endpoint.name}: sends us to the malformed address {printable(location)!r}") from None
-    if target.scheme not in ("http", "https") or not target.host or target.userinfo:
+    if target.scheme not in ("http", "https") or not _HOST.fullmatch(target.raw_host) or target.userinfo:
         raise RegistryError(f"{endpoint.name}: sends us to {printable(str(location))!r}, no http address")
     if target.scheme == "http" and url.startswith("https://"):
         raise RegistryError(

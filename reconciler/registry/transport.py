@@ -1,7 +1,7 @@
 """HTTP as registries need it: one request, one response, nothing decided. TLS per host, proxies, deadlines, bounds.
 
-httpx would follow redirects, keep cookies and read the environment; none of that happens here. Clients are kept per
-kind of transport security, so that a client certificate is shown to no host but its own.
+httpx is used without its client, which parses redirects, keeps cookies and reads the environment. There is one
+connection pool per kind of transport security, so that a client certificate is shown to no host but its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
@@ -57,14 +56,14 @@ class Transport:
         self._user_agent = user_agent
         self.timeouts = timeouts
         self._guard = threading.Lock()
-        self._clients: dict[_Kind, httpx.Client] = {}
+        self._pools: dict[_Kind, httpx.HTTPTransport] = {}
 
     def close(self) -> None:
         """Closes every connection. The transport may not be used again."""
         with self._guard:
-            for client in self._clients.values():
-                client.close()
-            self._clients.clear()
+            for pool in self._pools.values():
+                pool.close()
+            self._pools.clear()
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | Iterable[bytes] | None = None
@@ -74,10 +73,9 @@ class Transport:
         ``url`` is also how failures name the server. Raises ``UnreachableError`` or ``TemporaryError`` when the network
         failed, ``RegistryError`` when the server could not be trusted.
         """
-        client = self._client(url)
-        request = client.build_request(method, url, headers=dict(headers), content=content)
+        pool = self._pool(url)
         try:
-            return client.send(request, stream=True)
+            return self._exchange(pool, method, url, headers, content)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
             if method not in ("GET", "HEAD"):
                 raise self.failure(url, error) from None
@@ -85,9 +83,27 @@ class Transport:
             raise self.failure(url, error) from None
         # A kept connection may be closed by the server just as we write to it: that says nothing about the server.
         try:
-            return client.send(client.build_request(method, url, headers=dict(headers)), stream=True)
+            return self._exchange(pool, method, url, headers, content)
         except httpx.HTTPError as error:
             raise self.failure(url, error) from None
+
+    def _exchange(
+        self,
+        pool: httpx.HTTPTransport,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        content: bytes | Iterable[bytes] | None,
+    ) -> httpx.Response:
+        timeout = httpx.Timeout(self.timeouts.idle, connect=self.timeouts.connect, pool=None)
+        # Digests are over the stored bytes, so nothing may be compressed on the way.
+        own = {"User-Agent": self._user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        request = httpx.Request(
+            method, url, headers={**own, **headers}, content=content, extensions={"timeout": timeout.as_dict()}
+        )
+        response = pool.handle_request(request)
+        response.request = request
+        return response
 
     def chunks(self, url: str, response: httpx.Response, expected: int) -> Iterator[bytes]:
         """The body as it travels, never decoded, in pieces of about ``CHUNK`` bytes.
@@ -138,8 +154,8 @@ class Transport:
         """What a failed exchange means. Never quotes the URL, whose query may be a signature."""
         server = authority_of(url)
         if (tls := _tls_error(error)) is not None:
-            reason = printable(getattr(tls, "verify_message", "") or tls.reason or str(tls))
-            return RegistryError(f"{server}: TLS failed: {reason}", hint=_tls_hint(tls, server))
+            words = getattr(tls, "verify_message", "") or (tls.reason or str(tls)).replace("_", " ").lower()
+            return RegistryError(f"{server}: TLS failed: {printable(words)}", hint=_tls_hint(tls, server))
         if isinstance(error, httpx.ConnectTimeout):
             return UnreachableError(f"{server}: no connection within {self.timeouts.connect:g} s")
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
@@ -148,29 +164,20 @@ class Transport:
             return TemporaryError(f"{server}: silent for {self.timeouts.idle:g} s")
         return TemporaryError(f"{server}: connection broke: {printable(str(error)) or type(error).__name__}")
 
-    def _client(self, url: str) -> httpx.Client:
+    def _pool(self, url: str) -> httpx.HTTPTransport:
         encrypted = url.startswith("https://")
         tls = self._hosts.host(authority_of(url)).tls if encrypted else None
         kind = _Kind(encrypted, tls, self._proxies.proxy_for(url))
         with self._guard:
-            client = self._clients.get(kind)
-            if client is None:
-                client = self._clients[kind] = self._new_client(kind)
-            return client
-
-    def _new_client(self, kind: _Kind) -> httpx.Client:
-        limits = self.timeouts
-        return httpx.Client(
-            verify=_context(kind),
-            trust_env=False,
-            proxy=kind.proxy,
-            follow_redirects=False,
-            timeout=httpx.Timeout(limits.idle, connect=limits.connect, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30),
-            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-            # Digests are over the stored bytes, so nothing may be compressed on the way.
-            headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
-        )
+            pool = self._pools.get(kind)
+            if pool is None:
+                pool = self._pools[kind] = httpx.HTTPTransport(
+                    verify=_context(kind),
+                    trust_env=False,
+                    proxy=kind.proxy,
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30),
+                )
+            return pool
 
 
 def _context(kind: _Kind) -> ssl.SSLContext:

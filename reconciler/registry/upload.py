@@ -101,11 +101,11 @@ class Push:
         )
 
     def _blob(self, descriptor: Descriptor, opener: Opener) -> _Outcome:
-        attempts = self._attempts()
-        if self._patience.call(attempts, partial(self._is_there, descriptor)):
+        attempts = self._patience.attempts(self._endpoint)
+        if self._patience.retry(attempts, partial(self._is_there, descriptor)):
             return "skipped"
         # Each attempt is a new upload session: the old one may be gone, or hold bytes that never arrived.
-        return self._patience.call(attempts, partial(self._upload, descriptor, opener))
+        return self._patience.retry(attempts, partial(self._upload, descriptor, opener))
 
     def _upload(self, descriptor: Descriptor, opener: Opener) -> _Outcome:
         begun = self._begin(descriptor)
@@ -126,10 +126,6 @@ class Push:
             self._cancel(descriptor, location)
             raise
         return "uploaded"
-
-    def _attempts(self) -> int:
-        ((_, attempts),) = self._patience.turns((self._endpoint,))
-        return attempts
 
     def _url(self, rest: str) -> str:
         return self._endpoint.url(self._reference.repository, rest)
@@ -195,7 +191,9 @@ class Push:
             content=manifest.data,
             statuses=(201, 202),
         )
-        stored = self._patience.call(self._attempts(), partial(self._put, ask)) or manifest.digest
+        stored = (
+            self._patience.retry(self._patience.attempts(self._endpoint), partial(self._put, ask)) or manifest.digest
+        )
         if stored != manifest.digest:
             raise IntegrityError(
                 f"{self._endpoint.name}: stored manifest {name} as {printable(stored)}, not as {manifest.digest}"

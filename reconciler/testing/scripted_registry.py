@@ -5,8 +5,9 @@
         ...
         assert registry.headers("GET /v2/app/blobs/", 1)["range"] == "bytes=1-"
 
-A request takes the first unused step among those whose prefix its ``METHOD /path`` has. One that no step is left for is
-answered 599 and kept in ``unexpected``; leaving the ``with`` block then fails.
+Bodies of requests need a Content-Length. A request takes the first unused step among those whose prefix its
+``METHOD /path`` has. One that no step is left for is answered 599 and kept in ``unexpected``; leaving the ``with``
+block then fails.
 """
 
 from __future__ import annotations
@@ -59,10 +60,14 @@ class _Rule:
 
 
 class ScriptedRegistry:
-    """The server, on a free loopback port, while its ``with`` block runs. ``certificate`` is (chain, key): then TLS."""
+    """The server, on a free loopback port, while its ``with`` block runs.
 
-    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+    ``certificate`` is (chain, key): then it speaks TLS; with ``client_ca`` only to clients known to that authority.
+    """
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None, client_ca: Path | None = None) -> None:
         self._certificate = certificate
+        self._client_ca = client_ca
         self._rules: list[_Rule] = []
         self._guard = threading.Lock()
         self.asked: list[Asked] = []
@@ -115,6 +120,9 @@ class ScriptedRegistry:
         if self._certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*self._certificate)
+            if self._client_ca is not None:
+                context.load_verify_locations(self._client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
@@ -151,7 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _play(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        step = self.registry.answer(Asked(f"{self.command} {self.path}", headers, self._read(headers)))
+        body = self._read(headers)
+        if body is None:
+            self.close_connection = True
+            return
+        step = self.registry.answer(Asked(f"{self.command} {self.path}", headers, body))
         if step.before is not None:
             step.before()
         self.send_response(step.status)
@@ -178,12 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _play  # noqa: N815
 
-    def _read(self, headers: Mapping[str, str]) -> bytes:
-        if headers.get("transfer-encoding") == "chunked":
-            body = b""
-            while size := int(self.rfile.readline().strip() or b"0", 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return body
-        return self.rfile.read(int(headers.get("content-length", "0")))
+    def _read(self, headers: Mapping[str, str]) -> bytes | None:
+        """The request's body; None when the client went away in the middle of it: then there was no request."""
+        length = int(headers.get("content-length", "0"))
+        body = self.rfile.read(length)
+        return body if len(body) == length else None

@@ -1,0 +1,229 @@
+"""Logins (cases P01-P17)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.errors import AuthError, RegistryError
+from reconciler.registry.challenge import parse_challenges
+from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint
+from reconciler.testing.scripted_registry import FOREVER, ScriptedRegistry, Step
+
+from .conftest import MemorySink, layer, manifest, served
+
+DATA = manifest()
+HEAD = "HEAD /v2/app/manifests/1"
+SECRET = "s3cret-password"
+USER = Credentials("ci", SECRET)
+BASIC = "Basic " + base64.b64encode(f"ci:{SECRET}".encode()).decode()
+
+
+def wants(*challenges: str, **more) -> Step:
+    """A 401. Several challenges are one header; a Step has one header of a name."""
+    return Step(401, b"", {"WWW-Authenticate": ", ".join(challenges)}, **more)
+
+
+def bearer(storage: ScriptedRegistry, scope: str = "repository:app:pull") -> str:
+    return f'Bearer realm="{storage.url}/token",service="reg",scope="{scope}"'
+
+
+def token(value: str = "abc", **more) -> Step:
+    return Step(200, json.dumps({"token": value, **more}).encode())
+
+
+def test_p01_a_token_is_fetched_and_the_request_retried_once(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)), served(DATA))
+    storage.on("GET /token", token("abc"))
+    assert harness.client(registry, credentials=USER).tag_digest(ref("app:1")) is not None
+    assert storage.lines == ["GET /token?service=reg&scope=repository%3Aapp%3Apull"]
+    assert storage.headers("GET ")["authorization"] == BASIC
+    assert "authorization" not in registry.headers(HEAD, 0)
+    assert registry.headers(HEAD, 1)["authorization"] == "Bearer abc"
+
+
+def test_p01_anonymous_tokens(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)), served(DATA))
+    storage.on("GET /token", Step(200, b'{"access_token": "abc"}'))
+    assert harness.client(registry).tag_digest(ref("app:1")) is not None
+    assert "authorization" not in storage.headers("GET ")
+
+
+def test_p01_a_token_that_is_refused_ends_it(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)), wants(bearer(storage)))
+    storage.on("GET /token", token())
+    with pytest.raises(AuthError, match="401"):
+        harness.client(registry).tag_digest(ref("app:1"))
+
+
+def test_p02_the_first_supported_challenge_is_chosen(harness, registry, storage, ref):
+    registry.on(HEAD, wants("Negotiate", bearer(storage, "repository:app:pull,push"), 'Basic realm="x"'), served(DATA))
+    storage.on("GET /token", token())
+    assert harness.client(registry, credentials=USER).tag_digest(ref("app:1")) is not None
+    assert "scope=repository%3Aapp%3Apull%2Cpush" in storage.lines[0]
+
+
+def test_p02_challenge_grammar():
+    parsed = parse_challenges(
+        [
+            'Negotiate, Bearer realm="https://a/t?x=1,2",scope="repository:a:pull,push repository:b:pull",'
+            ' Basic realm="q\\"q"',
+            "Digest abc123==",
+            'basic REALM=plain , charset="UTF-8"',
+        ]
+    )
+    assert [(c.scheme, dict(c.parameters)) for c in parsed] == [
+        ("negotiate", {}),
+        ("bearer", {"realm": "https://a/t?x=1,2", "scope": "repository:a:pull,push repository:b:pull"}),
+        ("basic", {"realm": 'q"q'}),
+        ("digest", {}),
+        ("basic", {"realm": "plain", "charset": "UTF-8"}),
+    ]
+
+
+@given(st.text(max_size=200))
+def test_p02_no_header_breaks_the_parser(header):
+    parse_challenges([header])
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Bearer service="x"',
+        'Bearer realm="/token"',
+        'Bearer realm="ftp://h/t"',
+        'Bearer realm="file:///etc/passwd"',
+        'Bearer realm="http://user@h/t"',
+        "Negotiate",
+    ],
+)
+def test_p04_unusable_challenges(harness, registry, ref, challenge):
+    registry.on(HEAD, wants(challenge))
+    with pytest.raises(AuthError):
+        harness.client(registry, credentials=USER).tag_digest(ref("app:1"))
+    assert registry.count("") == 1
+
+
+def test_p07_basic(harness, registry, ref):
+    registry.on(HEAD, wants('Basic realm="x"'), served(DATA, times=2))
+    client = harness.client(registry, credentials=lambda host: USER if host == registry.host else None)
+    assert client.tag_digest(ref("app:1")) is not None
+    assert client.tag_digest(ref("app:1")) is not None
+    assert registry.headers(HEAD, 1)["authorization"] == BASIC
+    assert registry.count(HEAD) == 3, "the second question sends the login at once"
+
+
+def test_p07_basic_without_credentials(harness, registry, ref):
+    registry.on(HEAD, wants('Basic realm="x"'))
+    with pytest.raises(AuthError, match="login required") as caught:
+        harness.client(registry).tag_digest(ref("app:1"))
+    assert f"reconciler login {registry.host}" in caught.value.hint
+
+
+def test_p07_wrong_password_is_tried_once_and_never_shown(harness, registry, ref):
+    registry.on(HEAD, wants('Basic realm="x"', times=2))
+    with pytest.raises(AuthError) as caught:
+        harness.client(registry, credentials=USER).tag_digest(ref("app:1"))
+    assert registry.count("") == 2
+    shown = (
+        f"{caught.value} {caught.value.hint} {caught.value.__cause__} {USER!r} {HostConfig('h', credentials=USER)!r}"
+    )
+    assert SECRET not in shown
+    assert BASIC not in shown
+
+
+@pytest.mark.parametrize("scheme", ["basic", "bearer"])
+def test_p08_nothing_is_sent_over_plain_http_that_was_not_asked_for(harness, registry, mirror, storage, ref, scheme):
+    """An http:// mirror URL permits bytes in the clear, not a login."""
+    mirror.on("GET ", wants('Basic realm="x"' if scheme == "basic" else bearer(storage)))
+    registry.on("GET ", served(DATA))
+    client = harness.client(
+        registry,
+        mirrors={registry.host: (MirrorEndpoint(mirror.url),)},
+        hosts={mirror.host: HostConfig(mirror.host, credentials=USER)},
+    )
+    assert client.manifest(ref(f"app@{layer(DATA).digest}")) == DATA
+    assert mirror.count("") == 1
+    assert "authorization" not in mirror.headers("GET ")
+    assert storage.asked == []
+    assert any("plain http" in note for note in harness.notes)
+
+
+def test_p10_without_expires_in_a_token_lasts_a_minute(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)), served(DATA, times=FOREVER))
+    storage.on("GET /token", token("one"), token("two"))
+    client = harness.client(registry)
+    for seconds, expected in [(0, "one"), (40, "one"), (15, "two")]:
+        harness.clock.advance(seconds)
+        client.tag_digest(ref("app:1"))
+        assert registry.asked[-1].headers["authorization"] == f"Bearer {expected}"
+    assert registry.count(HEAD) == 4, "the new token was fetched before the old one was refused"
+
+
+def test_p11_a_token_that_expires_in_the_middle_of_a_pull(harness, registry, storage, ref):
+    blob = bytes(range(256)) * 16
+    registry.on(
+        "GET /v2/app/blobs/",
+        wants(bearer(storage)),
+        Step(200, blob, cut=1000),
+        wants(bearer(storage)),
+        Step(206, blob[1000:], {"Content-Range": f"bytes 1000-4095/{len(blob)}"}),
+    )
+    storage.on("GET /token", token("one", expires_in=3600), token("two", expires_in=3600))
+    sink = MemorySink()
+    harness.client(registry).blob(ref("app:1"), layer(blob), sink)
+    assert bytes(sink.data) == blob
+    assert [a.headers.get("authorization") for a in registry.asked] == [None, "Bearer one", "Bearer one", "Bearer two"]
+    assert registry.asked[3].headers["range"] == "bytes=1000-"
+
+
+def test_p13_a_wider_scope_is_added_to_the_front(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage, "repository:lib/app:pull")), served(DATA))
+    storage.on("GET /token", token())
+    harness.client(registry).tag_digest(ref("app:1"))
+    assert storage.lines[0].endswith("scope=repository%3Alib%2Fapp%3Apull&scope=repository%3Aapp%3Apull")
+
+
+def test_p14_403_is_not_retried_and_carries_the_servers_words(harness, registry, ref):
+    body = json.dumps({"errors": [{"code": "DENIED", "message": "no \x1b[31mentry\x07\n" + "x" * 10_000}]}).encode()
+    registry.on("GET ", Step(403, body))
+    with pytest.raises(AuthError, match="403 DENIED") as caught:
+        harness.client(registry).manifest(ref(f"app@{layer(DATA).digest}"))
+    assert registry.count("") == 1
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 900
+
+
+def test_p16_one_token_for_many_threads(harness, registry, storage, ref):
+    """Eight threads come with one expired token; one of them refreshes it for all."""
+    registry.on(HEAD, wants(bearer(storage)), served(DATA))
+    together = Barrier(8, timeout=10)
+    registry.on(HEAD, wants(bearer(storage), times=8, before=together.wait), served(DATA, times=8))
+    storage.on("GET /token", token("one", expires_in=3600), token("two", expires_in=3600))
+    client = harness.client(registry)
+    client.tag_digest(ref("app:1"))
+    with ThreadPoolExecutor(8) as pool:
+        assert None not in list(pool.map(lambda _: client.tag_digest(ref("app:1")), range(8)))
+    assert storage.count("GET /token") == 2
+
+
+@pytest.mark.parametrize("bad", ["a\r\nX-Injected: 1", "a b", "x" * (1 << 20), "", 7, None, "é"])
+def test_p17_a_token_that_no_header_can_hold(harness, registry, storage, ref, bad):
+    registry.on(HEAD, wants(bearer(storage)))
+    storage.on("GET /token", token(bad))
+    with pytest.raises(RegistryError):
+        harness.client(registry).tag_digest(ref("app:1"))
+    assert registry.count(HEAD) == 1
+
+
+def test_the_token_server_refuses(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)))
+    storage.on("GET /token", Step(401, b'{"details": "incorrect username or password"}'))
+    with pytest.raises(AuthError, match="incorrect username"):
+        harness.client(registry, credentials=USER).tag_digest(ref("app:1"))

@@ -1,0 +1,195 @@
+"""Mirrors in front of and behind an origin (cases P59-P62)."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+
+import pytest
+
+from reconciler.errors import IntegrityError, NotFoundError, RegistryError
+from reconciler.oci.digest import Digest
+from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint
+from reconciler.testing.scripted_registry import ScriptedRegistry, Step
+
+from .conftest import MemorySink, layer, manifest, served
+
+DATA = manifest()
+OTHER = manifest(annotations={"from": "mirror"})
+HEAD = "HEAD /v2/app/manifests/1"
+BLOB = b"blob" * 1000
+BLOBS = "GET /v2/app/blobs/"
+
+
+@pytest.fixture
+def second():
+    with ScriptedRegistry() as server:
+        yield server
+
+
+def mirrors(registry, *urls, resolve="fallback"):
+    return {registry.host: tuple(MirrorEndpoint(url, resolve) for url in urls)}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [Step(404), Step(401), Step(403), Step(500), Step(200, b"x" * 4000), Step(200, b"short"), Step(200, BLOB, cut=9)],
+    ids=["404", "401", "403", "500", "bad digest", "bad size", "broken"],
+)
+def test_p59_bytes_come_from_the_mirrors_in_order_then_the_origin(harness, registry, mirror, second, ref, bad):
+    mirror.on(BLOBS, bad)
+    second.on(BLOBS, Step(500))
+    registry.on(BLOBS, Step(200, BLOB), Step(206, BLOB[9:], {"Content-Range": "bytes 9-3999/4000"}))
+    sink = MemorySink()
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url, second.url))
+    if bad.cut:
+        registry._rules.pop(0)
+    name = client.blob(ref("app:1"), layer(BLOB), sink)
+    assert bytes(sink.data) == BLOB
+    assert (mirror.count(""), second.count(""), registry.count("")) == (1, 1, 1)
+    assert name == registry.host
+    assert [note.split()[2].rstrip(":") for note in harness.notes] == [mirror.url, second.url]
+    assert harness.slept == [], "a mirror has a stand-in: nobody waits for it"
+
+
+def test_p59_all_failing_is_one_error_that_lists_each(harness, registry, mirror, second, ref):
+    mirror.on("GET ", Step(404))
+    second.on("GET ", Step(403, b'{"errors":[{"code":"DENIED","message":"no"}]}'))
+    registry.on("GET ", Step(500, times=4))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url, second.url))
+    with pytest.raises(RegistryError) as caught:
+        client.manifest(ref(f"app@{Digest.of(DATA)}"))
+    text = str(caught.value)
+    assert f"[1] {mirror.url}: GET manifest: 404" in text
+    assert f"[2] {second.url}: GET manifest: 403 DENIED: no" in text
+    assert f"[3] {registry.host}: GET manifest: 500" in text
+
+
+def test_p59_a_wrong_manifest_is_passed_over(harness, registry, mirror, ref):
+    mirror.on("GET ", served(OTHER))
+    registry.on("GET ", served(DATA))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
+
+
+def test_p59_everybody_has_wrong_bytes(harness, registry, mirror, ref):
+    for server in (registry, mirror):
+        server.on(BLOBS, Step(200, b"x" * len(BLOB)))
+    sink = MemorySink()
+    with pytest.raises(IntegrityError):
+        harness.client(registry, mirrors=mirrors(registry, mirror.url)).blob(ref("app:1"), layer(BLOB), sink)
+    assert sink.offset == 0
+
+
+def test_a_dead_mirror_is_asked_once_in_half_a_minute(harness, registry, ref):
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        dead = f"http://127.0.0.1:{server.getsockname()[1]}"
+    registry.on(BLOBS, Step(200, BLOB, times=3))
+    client = harness.client(registry, mirrors=mirrors(registry, dead))
+    for expected in (1, 1):
+        client.blob(ref("app:1"), layer(BLOB), MemorySink())
+        assert len(harness.notes) == expected
+    harness.clock.advance(31)
+    client.blob(ref("app:1"), layer(BLOB), MemorySink())
+    assert len(harness.notes) == 2
+
+
+def test_tags_are_the_origins_while_it_answers(harness, registry, mirror, ref):
+    registry.on(HEAD, served(DATA))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    found = client.resolve(ref("app:1"))
+    assert (found.descriptor.digest, found.source, found.notes) == (Digest.of(DATA), registry.host, ())
+    assert mirror.asked == []
+
+
+def test_tags_come_from_a_mirror_when_the_origin_fails(harness, registry, mirror, ref):
+    registry.on(HEAD, Step(503))
+    mirror.on(HEAD, served(OTHER))
+    found = harness.client(registry, mirrors=mirrors(registry, mirror.url)).resolve(ref("app:1"))
+    assert (found.descriptor.digest, found.source) == (Digest.of(OTHER), mirror.url)
+    assert len(found.notes) == 1
+    assert "503" in found.notes[0]
+
+
+def test_the_origins_404_is_an_answer(harness, registry, mirror, ref):
+    registry.on(HEAD, Step(404))
+    with pytest.raises(NotFoundError):
+        harness.client(registry, mirrors=mirrors(registry, mirror.url)).resolve(ref("app:1"))
+    assert mirror.asked == []
+
+
+def test_a_mirrors_404_is_none(harness, registry, mirror, ref):
+    """The origin is down and the mirror never saw the tag: whether it exists is unknown."""
+    registry.on(HEAD, Step(503))
+    mirror.on(HEAD, Step(404))
+    with pytest.raises(RegistryError) as caught:
+        harness.client(registry, mirrors=mirrors(registry, mirror.url)).resolve(ref("app:1"))
+    assert not isinstance(caught.value, NotFoundError)
+
+
+def test_resolve_first_and_never(harness, registry, mirror, second, ref):
+    declared = {registry.host: (MirrorEndpoint(second.url, "never"), MirrorEndpoint(mirror.url, "first"))}
+    client = harness.client(registry, mirrors=declared)
+    mirror.on(HEAD, served(OTHER), Step(404))
+    assert client.resolve(ref("app:1")).descriptor.digest == Digest.of(OTHER)
+    registry.on(HEAD, Step(503, times=4))
+    with pytest.raises(RegistryError):
+        client.resolve(ref("app:1"))
+    assert second.asked == []
+
+
+def test_tag_digest_asks_no_mirror(harness, registry, mirror, ref):
+    registry.on(HEAD, Step(503, times=4))
+    declared = {registry.host: (MirrorEndpoint(mirror.url, "first"),)}
+    with pytest.raises(RegistryError):
+        harness.client(registry, mirrors=declared).tag_digest(ref("app:1"))
+    assert mirror.asked == []
+
+
+def test_p61_a_blob_that_the_mirror_lacks(harness, registry, mirror, ref):
+    mirror.on("GET /v2/app/manifests", served(DATA)).on(BLOBS, Step(404))
+    registry.on(BLOBS, Step(200, BLOB))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    client.manifest(ref(f"app@{Digest.of(DATA)}"))
+    client.blob(ref("app:1"), layer(BLOB), MemorySink())
+    assert registry.count("") == 1
+
+
+def test_a_break_is_resumed_at_the_next_server(harness, registry, mirror, ref):
+    mirror.on(BLOBS, Step(200, BLOB, cut=100))
+    registry.on(BLOBS, Step(206, BLOB[100:], {"Content-Range": "bytes 100-3999/4000"}))
+    sink = MemorySink()
+    harness.client(registry, mirrors=mirrors(registry, mirror.url)).blob(ref("app:1"), layer(BLOB), sink)
+    assert bytes(sink.data) == BLOB
+    assert registry.headers(BLOBS)["range"] == "bytes=100-"
+
+
+def test_a_mirrors_wrong_half_does_not_spoil_the_origins(harness, registry, mirror, ref):
+    mirror.on(BLOBS, Step(200, b"x" * len(BLOB), cut=100))
+    registry.on(BLOBS, Step(206, BLOB[100:], {"Content-Range": "bytes 100-3999/4000"}), Step(200, BLOB))
+    sink = MemorySink()
+    harness.client(registry, mirrors=mirrors(registry, mirror.url)).blob(ref("app:1"), layer(BLOB), sink)
+    assert bytes(sink.data) == BLOB
+
+
+def test_p62_ns_goes_to_mirrors_and_the_origins_login_does_not(harness, registry, mirror, ref):
+    mirror.on("GET ", Step(401, b"", {"WWW-Authenticate": "Basic realm=x"}))
+    registry.on("GET ", Step(401, b"", {"WWW-Authenticate": "Basic realm=x"}), served(DATA))
+    client = harness.client(
+        registry,
+        credentials=Credentials("ci", "s3cret"),
+        mirrors=mirrors(registry, mirror.url),
+        hosts={mirror.host: HostConfig(mirror.host, plain_http=True)},
+    )
+    assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
+    assert mirror.lines[0].endswith(f"?ns={registry.host.replace(':', '%3A')}")
+    assert all("authorization" not in asked.headers for asked in mirror.asked)
+    assert all("ns=" not in line for line in registry.lines)
+
+
+def test_a_mirror_has_its_own_login(harness, registry, mirror, ref):
+    mirror.on("GET ", Step(401, b"", {"WWW-Authenticate": "Basic realm=x"}), served(DATA))
+    own = HostConfig(mirror.host, plain_http=True, credentials=Credentials("m", "pw"))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url), hosts={mirror.host: own})
+    assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
+    assert mirror.headers("GET ", 1)["authorization"].startswith("Basic ")

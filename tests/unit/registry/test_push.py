@@ -1,0 +1,224 @@
+"""Pushing (cases P64-P71)."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from reconciler.errors import AuthError, IntegrityError, RegistryError
+from reconciler.oci import media
+from reconciler.oci.digest import Digest
+from reconciler.registry.hosts import Credentials, MirrorEndpoint
+from reconciler.registry.upload import PushManifest
+from reconciler.testing.scripted_registry import Step
+
+from .conftest import layer, manifest
+
+BLOB = b"layer" * 1000
+DESCRIPTOR = layer(BLOB)
+DIGEST = DESCRIPTOR.digest
+DATA = manifest()
+MANIFEST = PushManifest(media.OCI_MANIFEST, DATA, Digest.of(DATA))
+HEAD, POST, PUT = "HEAD /v2/app/blobs/", "POST /v2/app/blobs/uploads/", "PUT /v2/app/blobs/uploads/"
+BLOBS = [(DESCRIPTOR, lambda: io.BytesIO(BLOB))]
+QUERY = f"digest=sha256%3A{DIGEST.hex}"
+
+
+def session(location: str = "/v2/app/blobs/uploads/s1", **headers: str) -> Step:
+    return Step(202, b"", {"Location": location, **headers})
+
+
+@pytest.fixture
+def open_registry(registry):
+    """A registry without the blob, that takes the manifest."""
+    registry.on(HEAD, Step(404))
+    return registry.on("PUT /v2/app/manifests/", Step(201, b"", {"Docker-Content-Digest": MANIFEST.digest}))
+
+
+def test_a_blob_goes_up_in_one_request(harness, open_registry, ref):
+    open_registry.on(POST, session()).on(PUT, Step(201))
+    seen: list[int] = []
+    result = harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], progress=seen.append)
+    assert open_registry.lines == [
+        f"HEAD /v2/app/blobs/{DIGEST}",
+        "POST /v2/app/blobs/uploads/",
+        f"PUT /v2/app/blobs/uploads/s1?{QUERY}",
+        "PUT /v2/app/manifests/1",
+    ]
+    put = open_registry.matching(PUT)[0]
+    assert (put.body, put.headers["content-length"]) == (BLOB, str(len(BLOB)))
+    assert "transfer-encoding" not in put.headers
+    tagged = open_registry.matching("PUT /v2/app/manifests/1")[0]
+    assert (tagged.body, tagged.headers["content-type"]) == (DATA, media.OCI_MANIFEST)
+    assert (result.bytes_uploaded, result.skipped, result.mounted) == (len(BLOB) + len(DATA), (), ())
+    assert sum(seen) == len(BLOB)
+
+
+def test_a_blob_that_is_there_is_skipped(harness, registry, ref):
+    registry.on(HEAD, Step(200, BLOB)).on("PUT /v2/app/manifests/1", Step(201))
+    result = harness.client(registry).push(ref("app:1"), [*BLOBS, *BLOBS], [MANIFEST])
+    assert result.skipped == (DIGEST,)
+    assert registry.count("") == 2
+
+
+def test_p64_mounted(harness, open_registry, ref):
+    open_registry.on(POST, Step(201))
+    result = harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=ref("base"))
+    assert result.mounted == (DIGEST,)
+    assert open_registry.matching(POST)[0].line == f"POST /v2/app/blobs/uploads/?mount=sha256%3A{DIGEST.hex}&from=base"
+
+
+def test_p64_not_mounted_but_begun(harness, open_registry, ref):
+    open_registry.on(POST, session()).on(PUT, Step(201))
+    result = harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=ref("base"))
+    assert result.mounted == ()
+    assert open_registry.count(POST) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 405])
+def test_p64_mounting_refused(harness, open_registry, ref, status):
+    open_registry.on(POST, Step(status), session()).on(PUT, Step(201))
+    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=ref("base"))
+    assert open_registry.lines[2] == "POST /v2/app/blobs/uploads/"
+
+
+def test_p64_no_mount_across_registries(harness, open_registry, mirror, ref):
+    open_registry.on(POST, session()).on(PUT, Step(201))
+    other = ref("app").parse(f"{mirror.host}/base")
+    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=other)
+    assert open_registry.lines[1] == "POST /v2/app/blobs/uploads/"
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("s1", f"/v2/app/blobs/uploads/s1?{QUERY}"),
+        ("/up/s1", f"/up/s1?{QUERY}"),
+        ("/up/s1?_state=a%2Bb%3D%3D&x=1", f"/up/s1?_state=a%2Bb%3D%3D&x=1&{QUERY}"),
+        ("{url}/up/s1?q=1", f"/up/s1?q=1&{QUERY}"),
+    ],
+    ids=["relative", "absolute path", "query", "absolute"],
+)
+def test_p65_the_upload_location(harness, open_registry, ref, location, expected):
+    open_registry.on(POST, session(location.format(url=open_registry.url))).on("PUT ", Step(201))
+    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert open_registry.lines[2] == f"PUT {expected}"
+
+
+def test_p65_an_upload_elsewhere_takes_no_login_along(harness, open_registry, storage, ref):
+    open_registry.on(POST, Step(401, b"", {"WWW-Authenticate": "Basic realm=x"}), session(f"{storage.url}/up"))
+    storage.on("PUT /up", Step(201))
+    harness.client(open_registry, credentials=Credentials("ci", "pw")).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert "authorization" not in storage.headers("PUT ")
+    assert storage.asked[0].body == BLOB
+
+
+@pytest.mark.parametrize(("least", "chunks"), [("", [2000, 2000, 1000]), ("3000", [3000, 2000])])
+def test_p67_chunks_follow_the_newest_location(harness, open_registry, ref, least, chunks):
+    open_registry.on(POST, session("/up/0", **({"OCI-Chunk-Min-Length": least} if least else {})))
+    for number in range(len(chunks)):
+        open_registry.on(f"PATCH /up/{number}", session(f"/up/{number + 1}?n"))
+    open_registry.on(f"PUT /up/{len(chunks)}", Step(201))
+    harness.client(open_registry, chunk_size=2000).push(ref("app:1"), BLOBS, [MANIFEST])
+    patches = open_registry.matching("PATCH ")
+    assert [len(patch.body) for patch in patches] == chunks
+    assert b"".join(patch.body for patch in patches) == BLOB
+    assert patches[1].headers["content-range"] == f"{chunks[0]}-{sum(chunks[:2]) - 1}"
+    assert open_registry.matching("PUT /up")[0].line == f"PUT /up/{len(chunks)}?n&{QUERY}"
+    assert open_registry.matching("PUT /up")[0].body == b""
+
+
+def test_p68_a_lost_upload_starts_anew(harness, open_registry, ref):
+    opened: list[io.BytesIO] = []
+
+    def opener() -> io.BytesIO:
+        opened.append(io.BytesIO(BLOB))
+        return opened[-1]
+
+    open_registry.on(POST, session("/up/1"), session("/up/2"))
+    open_registry.on("PUT /up/1", Step(503)).on("PUT /up/2", Step(201)).on("DELETE /up/1", Step(404))
+    harness.client(open_registry).push(ref("app:1"), [(DESCRIPTOR, opener)], [MANIFEST])
+    assert open_registry.matching("PUT /up/2")[0].body == BLOB
+    assert len(opened) == 2
+    assert all(source.closed for source in opened)
+
+
+def test_p70_children_before_parents_and_the_tag_last(harness, registry, ref):
+    blobs = [(layer(bytes([n]) * 100), lambda n=n: io.BytesIO(bytes([n]) * 100)) for n in range(6)]
+    children = [
+        PushManifest(media.OCI_MANIFEST, data, Digest.of(data)) for data in (DATA, manifest(annotations={"a": "b"}))
+    ]
+    registry.on(HEAD, Step(404, times=6)).on(POST, *(session(f"/v2/app/blobs/uploads/{n}") for n in range(6)))
+    registry.on(PUT, Step(201, times=6)).on("PUT /v2/app/manifests/", Step(201, times=3))
+    index = PushManifest(media.OCI_INDEX, b"{}", Digest.of(b"{}"))
+    with ThreadPoolExecutor(3) as pool:
+        harness.client(registry).push(ref("app:1"), blobs, [*children, index], executor=pool)
+    assert registry.lines[-3:] == [
+        f"PUT /v2/app/manifests/{children[0].digest}",
+        f"PUT /v2/app/manifests/{children[1].digest}",
+        "PUT /v2/app/manifests/1",
+    ]
+
+
+def test_p70_without_a_tag_the_last_goes_by_digest(harness, registry, ref):
+    registry.on("PUT /v2/app/manifests/", Step(201))
+    harness.client(registry).push(ref(f"app@{MANIFEST.digest}"), [], [MANIFEST])
+    assert registry.lines == [f"PUT /v2/app/manifests/{MANIFEST.digest}"]
+
+
+def test_p70_a_blob_that_fails_keeps_the_tag_where_it_was(harness, registry, ref):
+    registry.on(HEAD, Step(404)).on(POST, Step(403, b'{"errors":[{"code":"DENIED","message":"read only"}]}'))
+    with pytest.raises(AuthError, match="DENIED: read only"), ThreadPoolExecutor(2) as pool:
+        harness.client(registry).push(ref("app:1"), BLOBS, [MANIFEST], executor=pool)
+    assert registry.count("PUT ") == 0
+
+
+def test_p71_a_failed_push_deletes_its_session(harness, open_registry, ref):
+    open_registry.on(POST, session("/up/1")).on("PUT /up/1", Step(400)).on("DELETE /up/1", Step(500))
+    with pytest.raises(RegistryError, match="400"):
+        harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert open_registry.lines[-1] == "DELETE /up/1"
+
+
+def test_p71_a_cancelled_push_deletes_its_session(harness, open_registry, ref):
+    class Interrupted(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise KeyboardInterrupt
+
+    open_registry.on(POST, session("/up/1")).on("DELETE /up/1", Step(204))
+    with pytest.raises(KeyboardInterrupt):
+        harness.client(open_registry).push(ref("app:1"), [(DESCRIPTOR, Interrupted)], [MANIFEST])
+    assert "DELETE /up/1" in open_registry.lines
+
+
+def test_a_source_that_is_too_short(harness, open_registry, ref):
+    open_registry.on(POST, session("/up/1")).on("DELETE /up/1", Step(204))
+    with pytest.raises(IntegrityError, match="shorter"):
+        harness.client(open_registry).push(ref("app:1"), [(DESCRIPTOR, lambda: io.BytesIO(b"x"))], [MANIFEST])
+
+
+def test_a_registry_that_stores_something_else(harness, registry, ref):
+    registry.on("PUT ", Step(201, b"", {"Docker-Content-Digest": Digest.of(b"other")}))
+    with pytest.raises(IntegrityError, match="stored"):
+        harness.client(registry).push(ref("app:1"), [], [MANIFEST])
+
+
+def test_mirrors_are_never_written_to(harness, open_registry, mirror, ref):
+    open_registry.on(POST, session()).on(PUT, Step(201))
+    client = harness.client(open_registry, mirrors={open_registry.host: (MirrorEndpoint(mirror.url, "first"),)})
+    client.push(ref("app:1"), BLOBS, [MANIFEST])
+    assert mirror.asked == []
+
+
+def test_a_token_for_pushing_asks_for_both_repositories(harness, open_registry, storage, ref):
+    challenge = f'Bearer realm="{storage.url}/token",service="s",scope="repository:app:pull,push"'
+    open_registry._rules.pop(0)
+    open_registry.on(HEAD, Step(401, b"", {"WWW-Authenticate": challenge}), Step(404))
+    open_registry.on(POST, Step(201))
+    storage.on("GET /token", Step(200, b'{"token": "t"}'))
+    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=ref("base"))
+    assert "scope=repository%3Abase%3Apull" in storage.lines[0]
+    assert storage.lines[0].count("repository%3Aapp%3A") == 1
+    assert all(asked.headers["authorization"] == "Bearer t" for asked in open_registry.asked[1:])
