@@ -71,7 +71,7 @@ class Desired:
     stacks: frozenset[str]
     source: str = ""
     revision: str = ""
-    locations: Mapping[Address, Location] = field(default_factory=dict)
+    locations: Mapping[Address, Location] = field(default_factory=dict, compare=False)
     owners: Mapping[Address, frozenset[str]] = field(default_factory=dict)
     unsupported: tuple[Unsupported, ...] = ()
     warnings: tuple[str, ...] = ()

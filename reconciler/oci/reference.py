@@ -23,6 +23,9 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII | re.IGNORECASE)
+_ALGORITHM = re.compile(r"(?:sha|md|blake)[a-z0-9]*(?::|$)", re.ASCII)
+_CLEAN_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\Z", re.ASCII)
+_NO_CREDENTIALS = "write name@sha256:...; credentials go under `registries:` in the spec"
 _BARE_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -40,10 +43,10 @@ class Reference:
         """Reads what a user wrote. Raises ``InvalidError`` with what is wrong; never echoes a password."""
         if scheme := _SCHEME.match(text):
             bare = text[scheme.end() :]
-            raise _error(_without_credentials(text), "a reference has no scheme", f"write {_shown(bare)}")
+            raise _error(text, "a reference has no scheme", "leave it out" if "@" in bare else f"write {_shown(bare)}")
         name, digest = _split_digest(text)
         if "@" in name:
-            raise _error("(hidden)", "a reference holds no credentials", "put them under `registries:` in the spec")
+            raise _error(text, "a reference holds no credentials", _NO_CREDENTIALS)
         registry, remainder = _split_registry(name)
         repository, colon, tag = remainder.partition(":")
         if registry == DEFAULT_REGISTRY and "/" not in repository:
@@ -93,7 +96,9 @@ class Reference:
 
 def parse_registry(text: str) -> str:
     """A registry's ``host[:port]`` as it appears in references. Raises ``InvalidError``."""
-    host = "docker.io" if text == "index.docker.io" else text
+    if "@" in text:
+        raise _error(text, "a registry's name holds no credentials", "put them under its `auth:`")
+    host = DEFAULT_REGISTRY if text == "index.docker.io" else text
     if not any(c in host for c in ".:") and host == host.lower() and host != "localhost":
         raise InvalidError(
             f"{_shown(text)} is never a registry in a reference",
@@ -107,13 +112,13 @@ def _split_digest(text: str) -> tuple[str, Digest | None]:
     name, at, digest = text.rpartition("@")
     if not at:
         return text, None
-    # user:password@host/path also holds an @, and must not be echoed as if it were a digest.
-    if "/" in digest and ":" in name and not digest.startswith(("sha", "md5")):
-        return text, None
     try:
         return name, Digest(digest)
     except InvalidError as error:
-        raise InvalidError(f"invalid reference: {error}", hint=error.hint) from None
+        # What stands before the @ may be a password, and so may what follows it: neither is shown.
+        if _ALGORITHM.match(digest) is None and digest:
+            raise _error(text, "what follows @ is no digest", _NO_CREDENTIALS) from None
+        raise InvalidError("invalid reference: malformed or unsupported digest", hint=error.hint) from None
 
 
 def _split_registry(name: str) -> tuple[str, str]:
@@ -145,14 +150,12 @@ def _check_repository(text: str, repository: str) -> None:
         raise _error(text, f"the repository has more than {MAX_REPOSITORY} characters", "shorten it")
 
 
-def _without_credentials(text: str) -> str:
-    return re.sub(r"//[^/]*@", "//***@", text)
-
-
 def _shown(text: str) -> str:
     return ascii(text if len(text) <= 120 else text[:120] + "...")
 
 
 def _error(text: str, what: str, hint: str) -> InvalidError:
-    shown = text if text == "(hidden)" else _shown(text)
-    return InvalidError(f"invalid reference {shown}: {what}", hint=hint)
+    """``text`` is shown only when nothing in it can be a password: no ``@`` but the one of a clean digest."""
+    before, at, _ = text.rpartition("@")
+    hidden = at and (_CLEAN_DIGEST.search(text) is None or "@" in before)
+    return InvalidError(f"invalid reference{'' if hidden else ' ' + _shown(text)}: {what}", hint=hint)

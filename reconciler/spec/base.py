@@ -35,6 +35,7 @@ class Model(BaseModel):
     nullable: ClassVar[frozenset[str]] = frozenset()
     later_fields: ClassVar[dict[str, str]] = {}
     _names: ClassVar[frozenset[str]] = frozenset()
+    _nested: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -44,6 +45,7 @@ class Model(BaseModel):
             extra = field.json_schema_extra
             if isinstance(extra, dict) and _LATER in extra:
                 cls.later_fields[name] = str(extra.get(_RULE, ""))
+        cls._nested = frozenset(name for name, field in cls.model_fields.items() if model_in(field.annotation))
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +71,7 @@ class Model(BaseModel):
         for name in self.model_fields_set:
             if name in self.later_fields:
                 yield (name,), self.later_fields[name]
-            else:
+            elif name in self._nested:
                 yield from _below(getattr(self, name), (name,))
 
     @classmethod
@@ -91,6 +93,13 @@ class Model(BaseModel):
             schema.clear()
             schema.update(whole)
         return reference
+
+
+def model_in(annotation: Any) -> type[Model] | None:
+    """The first model inside an annotation such as ``dict[Name, Image]`` or ``Config | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    return next((found for part in getattr(annotation, "__args__", ()) if (found := model_in(part))), None)
 
 
 def _below(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:

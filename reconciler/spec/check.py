@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.model.desired import Location
-from reconciler.spec.base import Model
+from reconciler.spec.base import Model, model_in
 from reconciler.spec.errors import Problems, shown
 from reconciler.spec.fields import kind_of
 from reconciler.spec.nearest import nearest
@@ -66,8 +66,10 @@ def _named(path: Path, message: str, kind: str) -> str:
     """The message after the name of the field it is about, unless it names the field itself."""
     if kind in ("nothing", "missing", "extra_forbidden") or not path:
         return message
-    field = next((step for step in reversed(path) if isinstance(step, str)), "")
-    return f"{field if field.isascii() and field.isprintable() else shown(field)}: {message}"
+    # A resource's own name is in the location; what helps is the field below it.
+    field = path[2:] if len(path) > 2 else path[-1:]
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in field).lstrip(".")
+    return f"{name if name.isascii() and name.isprintable() else shown(name)}: {message}"
 
 
 def _unknown(name: str, model: type[Model] | None) -> tuple[str, str]:
@@ -93,15 +95,5 @@ def _model_at(model: type[Model], path: Path) -> type[Model] | None:
         if current is not None and isinstance(step, str):
             fields = {field.alias or name: field for name, field in current.model_fields.items()}
             if step in fields:
-                current = _model_in(fields[step].annotation)
+                current = model_in(fields[step].annotation)
     return current
-
-
-def _model_in(annotation: Any) -> type[Model] | None:
-    """The first model inside an annotation such as ``dict[Name, Image]`` or ``Config | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, Model):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        if found := _model_in(part):
-            return found
-    return None

@@ -19,7 +19,7 @@ from reconciler.errors import InvalidError
 from reconciler.oci.platform import Platform
 from reconciler.spec import units
 from reconciler.spec.errors import shown
-from reconciler.spec.scalars import Loose, Tainted
+from reconciler.spec.scalars import Ambiguous, Loose, Tainted
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def kind_of(value: Any) -> str:
             return "nothing"
         case bool():
             return "true" if value else "false"
-        case Loose():
+        case Loose() if value[:1] in "+-.0123456789":
             return "a number"
         case str():
             return "text"
@@ -70,6 +70,8 @@ def secret_text(value: Any) -> str:
         return value
     if value is None or isinstance(value, bool):
         raise fail(f"{kind_of(value)} is not text", 'quote it, such as "true" or ""')
+    if isinstance(value, Ambiguous):
+        raise fail(f"{value} means true or false to some readers of YAML", f'quote it: "{value}"')
     return text(value)
 
 
@@ -79,9 +81,9 @@ def loosened(value: Any) -> Any:
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, Loose) and not isinstance(value, Tainted) and _INTEGER.fullmatch(value):
+    if isinstance(value, Loose) and _INTEGER.fullmatch(text(value)):
         return int(value)
-    if isinstance(value, Loose) and not isinstance(value, Tainted):
+    if isinstance(value, Loose):
         raise fail(f"{shown(value, 40)} is not a whole decimal number")
     raise fail(
         f"expected a whole number, found {kind_of(value)}", "write it without quotes" if type(value) is str else ""
@@ -103,7 +105,7 @@ def integer(low: int, high: int) -> Any:
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    if isinstance(value, Loose) and not isinstance(value, Tainted) and value in ("true", "false"):
+    if isinstance(value, Loose) and text(value) in ("true", "false"):
         return value == "true"
     raise fail(f"expected true or false, found {kind_of(value)}", "write true or false, without quotes")
 
@@ -201,6 +203,8 @@ def _pairs(value: Any, bare: Callable[[str], str]) -> Any:
         if not isinstance(item, str):
             raise fail(f"expected NAME=value, found {kind_of(item)}")
         key, equals, content = item.partition("=")
+        if isinstance(item, Tainted) and len(key) + len(equals) > item.clean:
+            raise fail("a name cannot hold a secret, and the variable here is sensitive", "pass it with --var instead")
         if key in found:
             raise fail(f"{shown(key, 60)} is given twice", "keep one of them")
         kept = type(item)(content) if isinstance(item, Loose) else content

@@ -58,7 +58,7 @@ def place(root: Node, path: Path, *, key: bool = False) -> tuple[int, int]:
             node = node.items[step]
             at = (node.line, node.column)
         else:
-            return at
+            break
     return (node.line, node.column) if isinstance(node, Scalar) and not key else at
 
 

@@ -16,6 +16,7 @@ from reconciler.spec.variables import Scope, expand
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_AMBIGUOUS = frozenset(form for word in ("yes", "no", "on", "off") for form in (word, word.title(), word.upper()))
 _NUMBER = re.compile(
     r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
     re.ASCII,
@@ -28,10 +29,25 @@ class Loose(str):
     __slots__ = ()
 
 
-class Tainted(Loose):
-    """Text that holds a sensitive variable's value. Only fields that can keep a secret accept it."""
+class Ambiguous(Loose):
+    """An unquoted yes, no, on or off: text here, a boolean to other readers of YAML."""
 
     __slots__ = ()
+
+
+class Tainted(Loose):
+    """Text that holds a sensitive variable's value. Only fields that can keep a secret accept it.
+
+    The first ``clean`` characters are free of the secret.
+    """
+
+    __slots__ = ("clean",)
+    clean: int
+
+    def __new__(cls, text: str, clean: int = 0) -> Tainted:
+        self = super().__new__(cls, text)
+        self.clean = clean
+        return self
 
     def __repr__(self) -> str:
         return "(sensitive)"
@@ -53,6 +69,8 @@ def _plain(text: str) -> Any:
         return None
     if text in _BOOLEANS:
         return _BOOLEANS[text]
+    if text in _AMBIGUOUS:
+        return Ambiguous(text)
     # No number is longer; a longer run of digits is text, and no field takes it.
     return Loose(text) if text[0] in "+-.0123456789" and len(text) <= 400 and _NUMBER.fullmatch(text) else text
 
@@ -62,5 +80,5 @@ def _expanded(node: Scalar, file: str, scope: Scope, problems: Problems) -> str:
     for message, hint in result.problems:
         problems.add(Location(file, node.line, node.column), message, hint)
     if result.sensitive:
-        return Tainted(result.text)
+        return Tainted(result.text, result.clean)
     return Loose(result.text) if node.plain else result.text

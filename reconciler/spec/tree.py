@@ -164,7 +164,8 @@ def _opened(place: str, shown_path: str) -> Iterator[BinaryIO]:
         if error.errno == errno.ENXIO:
             raise InvalidError(f"{shown(shown_path)} is not a regular file", hint="name a file") from None
         raise HostError(f"cannot read {shown(shown_path)}: {error.strerror}", hint="check its permissions") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidError(f"{shown(shown_path)} is not a regular file", hint="name a file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidError(f"{shown(shown_path)} is not a regular file", hint="name a file")
         yield file

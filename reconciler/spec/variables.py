@@ -32,10 +32,14 @@ Scope = Mapping[str, Variable]
 
 @dataclass(slots=True)
 class Expansion:
-    """The text after expansion, and what was wrong as (message, hint). ``sensitive`` if it holds such a value."""
+    """The text after expansion, and what was wrong as (message, hint).
+
+    ``sensitive`` if it holds such a value; its first ``clean`` characters are then free of it.
+    """
 
     text: str = ""
     sensitive: bool = False
+    clean: int = 0
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -58,6 +62,8 @@ def _expand(text: str, scope: Scope, result: Expansion, depth: int) -> str:
     while (dollar := text.find("$", position)) >= 0:
         parts.append(text[position:dollar])
         position = dollar + 1
+        if depth == 0 and not result.sensitive:
+            result.clean = sum(map(len, parts))
         if text.startswith("$", position):
             parts.append("$")
             position += 1
