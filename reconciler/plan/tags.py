@@ -72,10 +72,16 @@ def plan_tag(draft: Draft, address: Address, tag: Tag) -> None:
     if found.local is None:
         draft.change(address, "create", "missing", "it is declared and not there", fields, cost=cost)
     elif set_local:
-        message = "its image changed" if found.local != digest else "its fields changed"
+        message = _changed(tag, found, digest)
         draft.change(address, "update", "changed", message, fields, cost=cost)
     else:
         draft.change(address, "update", push.code, push.message, fields, cost=cost)
+
+
+def _changed(tag: Tag, found: ObservedTag, digest: Digest | None) -> str:
+    if digest is None:
+        return f"{tag.image} is made again, and may turn out the same"
+    return "its image changed" if found.local != digest else "its fields changed"
 
 
 def _taken(draft: Draft, address: Address, found: ObservedTag, digest: Digest | None) -> bool:

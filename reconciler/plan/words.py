@@ -1,0 +1,165 @@
+"""The words of a plan: marks, phrases, values and sizes, shared by its renderings. Everything here is safe to print."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from reconciler.model.desired import Location
+from reconciler.plan.plan import Change, Cost, FieldChange, Operation, Plan
+
+KNOWN_AFTER_APPLY = "(known after apply)"
+MARKS: Mapping[Operation, str] = {
+    "create": "+",
+    "update": "~",
+    "replace": "-/+",
+    "replace-create-first": "+/-",
+    "delete": "-",
+    "start": "~",
+    "stop": "~",
+}
+_VERBS: Mapping[Operation, str] = {
+    "create": "created",
+    "update": "changed",
+    "replace": "replaced",
+    "replace-create-first": "replaced",
+    "delete": "deleted",
+    "start": "started",
+    "stop": "stopped",
+}
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_LONGEST_VALUE = 160
+
+
+def phrase(change: Change) -> str:
+    """``will be replaced``, or ``may be replaced`` while only the apply can tell."""
+    return f"{'may' if change.tentative else 'will'} be {_VERBS[change.operation]}"
+
+
+def closing(plan: Plan) -> str:
+    """The last line of a plan."""
+    if plan.empty:
+        return "No changes."
+    count = plan.summary
+    return (
+        f"Plan: {count['create']} to create, {count['change']} to change, "
+        f"{count['replace']} to replace, {count['delete']} to delete."
+    )
+
+
+def safe(text: str) -> str:
+    """The text with whatever a terminal would obey, or a reader not see, written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def place(location: Location | None) -> str:
+    """``file:line``, or nothing."""
+    return safe(f"{location.file}:{location.line}") if location else ""
+
+
+def field_mark(field: FieldChange) -> str:
+    if field.before is None and (field.after is not None or field.unknown):
+        return "+"
+    return "-" if field.after is None and not field.unknown else "~"
+
+
+def field_values(field: FieldChange) -> tuple[str, str]:
+    """What was and what will be; either is empty where there is nothing to say."""
+    before = "" if field.before is None else value(field.path, field.before)
+    if field.unknown:
+        return before, KNOWN_AFTER_APPLY
+    return before, "" if field.after is None else value(field.path, field.after)
+
+
+def value(path: str, content: Any) -> str:
+    """A value as people write it: digests short, ports and mounts as in a spec, text in quotes."""
+    name = path.partition("[")[0]
+    if isinstance(content, str):
+        text = content if content == "(sensitive)" or path == "image" else json.dumps(content, ensure_ascii=False)
+        return _clip(safe(content[:19] if _DIGEST.fullmatch(content) else text))
+    if name == "ports" and isinstance(content, list):
+        return _clip(safe(", ".join(_port(port) for port in content)))
+    if name == "mounts" and isinstance(content, Mapping):
+        return _clip(safe(_mount(content)))
+    if name in ("networks", "stacks") and isinstance(content, list):
+        return _clip(safe(", ".join(str(item) for item in content)))
+    return _clip(safe(json.dumps(content, ensure_ascii=False)))
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text)} characters)"
+
+
+def _port(port: Mapping[str, Any]) -> str:
+    address = str(port.get("host_address", ""))
+    address = f"[{address}]" if ":" in address else address
+    parts = [address, str(port["host_port"]) if "host_port" in port else "", str(port["container_port"])]
+    protocol = port.get("protocol", "tcp")
+    return ":".join(part for part in parts if part) + ("" if protocol == "tcp" else f"/{protocol}")
+
+
+def _mount(mount: Mapping[str, Any]) -> str:
+    source = mount.get("source") or f"({'anonymous' if mount.get('kind') == 'volume' else mount.get('kind')})"
+    tree = f" at tree {str(mount['tree'])[:12]}" if mount.get("tree") else ""
+    return f"{source}{tree}" + (" (read-only)" if mount.get("read_only") else "")
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of ten as registries count them: ``999 B``, ``1.2 kB``, ``34.0 MB``."""
+    if count < 1000:
+        return f"{count} B"
+    scaled = float(count)
+    for unit in ("kB", "MB", "GB"):
+        scaled /= 1000
+        if scaled < 999.95:
+            return f"{scaled:.1f} {unit}"
+    return f"{scaled / 1000:.1f} TB"
+
+
+def cost(item: Cost) -> str:
+    """``pull 34.0 MB, discards 1.0 kB, downtime``; empty for what costs nothing."""
+    return ", ".join(_cost_parts(item))
+
+
+def _cost_parts(item: Cost) -> Iterator[str]:
+    for label, amount in (("pull", item.pull_bytes), ("push", item.push_bytes)):
+        if amount is None:
+            yield f"{label} unknown"
+        elif amount:
+            yield f"{label} {size(amount)}"
+    if item.disk_bytes:
+        yield f"disk {size(item.disk_bytes)}"
+    if item.discarded_bytes is None:
+        yield "discards data of unknown size"
+    elif item.discarded_bytes:
+        yield f"discards {size(item.discarded_bytes)}"
+    if item.downtime:
+        yield "downtime"
+
+
+def total_cost(changes: Iterable[Change]) -> str:
+    """What the whole plan costs, in one line without its end; empty when it costs nothing."""
+    costs = [change.cost for change in changes]
+    parts = []
+    for label, amounts in (
+        ("pull", [item.pull_bytes for item in costs]),
+        ("push", [item.push_bytes for item in costs]),
+        ("discard", [item.discarded_bytes for item in costs]),
+    ):
+        known = sum(amount for amount in amounts if amount)
+        unknown = None in amounts
+        if known or unknown:
+            parts.append(f"{label} " + (size(known) + (" or more" if unknown else "") if known else "unknown"))
+    interrupted = sum(item.downtime for item in costs)
+    if interrupted:
+        parts.append(f"{interrupted} interrupted")
+    return ", ".join(parts)
