@@ -16,7 +16,6 @@ import ctypes
 import errno
 import functools
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +81,7 @@ def host_error(error: OSError, doing: str, path: Path) -> HostError:
 
 def write_file(path: Path, data: bytes, *, point: str, mode: int = 0o600) -> None:
     """Makes ``path`` hold exactly ``data``: after a crash it holds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with guarded("write", path):
             reached(f"{point}:write", temporary)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-import secrets
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -255,7 +254,7 @@ def _create(root: Path, path: Path) -> None:
         directory = root / name
         if directory.is_dir() and any(directory.iterdir()):
             raise HostError(f"{path} is missing, though {directory} is not empty", hint=_RESTORE)
-    temporary = path.with_name(f".{FILE}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{FILE}.{os.urandom(4).hex()}.tmp")
     try:
         with translated(temporary), contextlib.closing(connect(f"{temporary.absolute().as_uri()}?mode=rwc")) as fresh:
             fresh.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -8,8 +8,8 @@ fetches them.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +151,7 @@ class GarbageCollector:
         """Takes a directory away from whoever unpacks that layer next."""
         if _REMOVED in name:
             return self._layers / name
-        aside = self._layers / f"{name[:64]}{_REMOVED}{secrets.token_hex(4)}"
+        aside = self._layers / f"{name[:64]}{_REMOVED}{os.urandom(4).hex()}"
         durable.rename(self._layers / name, aside, point="layer.remove", sync=False)
         return aside
 

@@ -11,7 +11,6 @@ import hmac
 import json
 import os
 import re
-import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +56,8 @@ def read_identity(root: Path, run: Path = RUN) -> Identity:
         if text is not None:
             return _load(root, text, run)
         _check_unused(root)
-    fresh = secrets.token_hex(6)
-    return Identity(root, fresh, run / fresh, secrets.token_bytes(_KEY_BYTES), exists=False)
+    fresh = os.urandom(6).hex()
+    return Identity(root, fresh, run / fresh, os.urandom(_KEY_BYTES), exists=False)
 
 
 def claim_identity(root: Path, run: Path = RUN) -> Identity:
@@ -76,9 +75,9 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
     if text is None:
         _check_unused(root)
         if _read(root / "key") is None:
-            durable.write_file(root / "key", secrets.token_bytes(_KEY_BYTES), point="identity.key")
+            durable.write_file(root / "key", os.urandom(_KEY_BYTES), point="identity.key")
         # The id comes last: where it is, the key is.
-        text = secrets.token_hex(6).encode() + b"\n"
+        text = os.urandom(6).hex().encode() + b"\n"
         durable.write_file(root / "id", text, point="identity.id")
     identity = _load(root, text, run)
     _check_place(identity)

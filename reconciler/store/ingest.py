@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import secrets
 from typing import TYPE_CHECKING, Self
 
 from reconciler.errors import HostError, IntegrityError
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _CHUNK = 1 << 20
-_MODE = 0o444
 NEW = "new-"
 
 
@@ -60,8 +58,6 @@ class _Partial:
 
     def _publish(self, target: Path) -> None:
         try:
-            with durable.guarded("write", self._path):
-                os.fchmod(self._file(), _MODE)
             durable.publish(self._path, target, point="blob")
         except BaseException:
             # After a failed fsync the bytes may be gone though reads still show them: never go on from this file,
@@ -181,18 +177,26 @@ class NewBlob(_Partial):
         super().__init__(path, descriptor)
         self._blobs = blobs
 
+    @property
+    def digest(self) -> Digest:
+        """The digest of what is written so far. It is leased when all is, before ``commit``."""
+        return Digest("sha256:" + self._hash.hexdigest())
+
     @classmethod
     def begin(cls, directory: Path, blobs: Path) -> NewBlob:
         """Makes and locks a partial file with a name of its own."""
-        path = directory / f"{NEW}{secrets.token_hex(8)}"
+        path = directory / f"{NEW}{os.urandom(8).hex()}"
         with durable.guarded("write", path):
             return cls(path, _open_locked(path), blobs)
 
     def commit(self) -> Digest:
         """Makes the blob visible and on disk, and gives its digest; its size is ``offset``. Raises ``HostError``."""
-        digest = Digest("sha256:" + self._hash.hexdigest())
-        self._publish(self._blobs / digest.hex)
-        return digest
+        target = self._blobs / self.digest.hex
+        if target.exists():
+            self.discard()
+        else:
+            self._publish(target)
+        return self.digest
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

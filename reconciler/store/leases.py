@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -42,7 +41,7 @@ class LeaseTable:
 
         Once this returns, nothing of them that is on disk is collected until the lease ends. Raises ``HostError``.
         """
-        id_ = secrets.token_hex(8)
+        id_ = os.urandom(8).hex()
         owner = ProcessId.of(os.getpid())
         assert owner is not None
         row = (id_, purpose, owner.boot_id, owner.pid, owner.start_time, _boot_time() + self._grace)

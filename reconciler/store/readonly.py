@@ -13,9 +13,7 @@ each state of the files has its way of reading:
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -136,6 +134,10 @@ class ReadOnlyDatabase(Database):
         migrate(memory, self._schemas, self.path)
 
     def _copy(self) -> sqlite3.Connection:
+        # Imported here: rarely needed, and they would cost every listing some milliseconds.
+        import shutil
+        import tempfile
+
         memory = connect("file::memory:")
         with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
             try:
