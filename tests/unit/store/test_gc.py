@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +164,46 @@ def test_s21_a_lease_taken_after_the_plan_protects(store: Store) -> None:
     with store.leases.take("pull", [blob]):
         assert store.gc.collect(plan, ()).garbage == ()
         assert store.content.has(blob)
+
+
+def test_s14_s21_pulls_beside_collections_lose_nothing(store: Store) -> None:
+    """Four threads make images that share layers and drop them again, while the fifth collects all the time."""
+    failures: list[Exception] = []
+
+    def pull(thread: int) -> None:
+        try:
+            for turn in range(12):
+                layers = (b"base", b"shared %d" % (turn % 3), b"own %d" % thread)
+                diffs = tuple(Digest.of(b"tar " + layer) for layer in layers)
+                with store.leases.take("pull", [Digest.of(layer) for layer in layers]) as lease:
+                    lease.add(chain_ids(diffs))
+                    missing = [layer for layer in layers if not store.content.has(Digest.of(layer))]
+                    for layer in missing:
+                        store.content.put(layer)
+                    assert all(store.content.has(Digest.of(layer)) for layer in layers)
+                    with store.database.transaction():
+                        # The manifest and the config are written in here, so no lease on them is needed.
+                        image = store.add_image(*layers)
+                        store.names.set(Name(f"name/{thread}", image.digest, "", "tag"))
+                assert all(store.content.has(blob) for blob in image.blobs)
+                assert all((store.root / "layers" / chain.hex / "etc").is_dir() for chain in image.chain_ids)
+                if turn % 2:
+                    store.names.remove(f"name/{thread}")
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=pull, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    collections = 0
+    while any(thread.is_alive() for thread in threads):
+        store.gc.collect(store.gc.plan(()), ())
+        collections += 1
+    assert failures == []
+    assert collections > 1
+    store.gc.collect(store.gc.plan(()), ())
+    assert store.layers() == set()
+    assert list(store.content.digests()) == []
 
 
 def test_s01_an_ingest_in_progress_is_not_garbage(store: Store) -> None:
