@@ -88,14 +88,16 @@ class Cgroups:
     def adopt(self, group: str, pid: int) -> None:
         """Moves a process to ``group`` (made if absent), in the hierarchies that service managers track.
 
-        What a service started belongs to its group, and is killed with it. A process that must outlive us leaves.
+        What a service started belongs to its group, and is killed with it. A process that must outlive us leaves. One
+        that has ended already needs no group.
         """
         tops = [self.mount] if self.unified else [self.mount / name for name in _TRACKING]
         for top in tops:
             if top.is_dir():
                 directory = self._below(top, group)
                 directory.mkdir(parents=True, exist_ok=True)
-                _write(directory / "cgroup.procs", str(pid))
+                with suppress(ProcessLookupError):
+                    _write(directory / "cgroup.procs", str(pid))
 
     def remove(self, group: str) -> bool:
         """Removes ``group`` and the groups below it. False when a process is still in one of them."""

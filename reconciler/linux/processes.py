@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from reconciler.errors import InvalidError
+
 _STATE_FIELD = 0  # counted after the command name; proc_pid_stat(5) numbers it 3
 _START_FIELD = 19  # proc_pid_stat(5) numbers it 22
 
@@ -79,6 +81,21 @@ def wait_readable(descriptor: int, timeout: float | None) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(None if timeout is None else max(0, timeout * 1000)))
+
+
+def signal_number(text: str) -> int:
+    """The signal that ``text`` means: ``SIGTERM``, ``term``, ``15``, ``RTMIN+3``. Raises ``InvalidError``."""
+    name, plus, offset = text.upper().removeprefix("SIG").partition("+")
+    try:
+        if name.isascii() and name.isdigit():
+            return int(signal.Signals(int(name)))
+        number = signal.Signals["SIG" + name] + (int(offset) if plus else 0)
+    except (KeyError, ValueError):
+        number = 0
+    in_range = signal.SIGRTMIN <= number <= signal.SIGRTMAX if plus else number > 0
+    if not in_range:
+        raise InvalidError(f"{text!r} is not a signal", hint="Write a name such as SIGTERM, or a number.")
+    return number
 
 
 def start_time(pid: int, proc: Path = Path("/proc")) -> int | None:

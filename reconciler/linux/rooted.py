@@ -33,9 +33,13 @@ class Rooted:
     def __init__(self, root: Path | str, mounts: Iterable[tuple[str, Path | None]] = ()) -> None:
         self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._mounts: dict[tuple[str, ...], Path | None] = {}
-        for target, source in mounts:
-            with self._walk(target) as place:  # a target may itself lead through links, and need not exist
-                self._mounts[place.names] = source
+        try:
+            for target, source in mounts:
+                with self._walk(target) as place:  # a target may itself lead through links, and need not exist
+                    self._mounts[place.names] = source
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -92,7 +92,14 @@ def write_bundle(directory: Path, spec: BundleSpec, cgroups: Cgroups) -> None:
         _check_kernel_trees(root)
         process = resolve_process(root, spec.process, spec.hostname, make_cwd=True)
     document = runtime_config(spec, process, cgroups)
-    (directory / "config.json").write_text(json.dumps(document))
+    write_private(directory / "config.json", json.dumps(document))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only root reads: a process's environment may hold secrets."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)
 
 
 def resolve_process(root: Rooted, spec: ProcessSpec, hostname: str, *, make_cwd: bool) -> dict[str, Any]:

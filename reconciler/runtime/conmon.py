@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,45 +66,52 @@ class Monitor:
         seconds. What a failure left behind is the caller's to delete.
         """
         answer, answer_end = os.pipe()
-        begin_end, begin = os.pipe()
-        environment = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(answer_end), "_OCI_STARTPIPE": str(begin_end)}
         try:
+            monitor_pid = self._launch(answer_end)
+            # It has work for some ten milliseconds now; a move between control groups costs several, and is hidden.
+            cgroups.adopt(self.cgroup, monitor_pid)
             try:
-                with (self.work / "conmon.log").open("wb") as errors:
-                    launcher = subprocess.Popen(
-                        self.command(),
-                        env=environment,
-                        cwd=self.work,  # conmon writes a file named oom to wherever it is
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=errors,
-                        pass_fds=(answer_end, begin_end),
-                        start_new_session=True,
-                    )
-            except FileNotFoundError:
-                raise HostError(f"{self.conmon} is missing", hint="Install the package conmon.") from None
-            finally:
-                os.close(answer_end)
-                os.close(begin_end)
-            try:
-                # conmon waits for this byte before it forks, so everything it starts is in its new group.
-                cgroups.adopt(self.cgroup, launcher.pid)
-                os.write(begin, b"\0")
                 line = _read_line(answer, timeout)
             except BaseException:
-                launcher.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(monitor_pid, signal.SIGKILL)  # conmon leads a session of its own; the runtime is in it
                 raise
-            finally:
-                launcher.wait()
         finally:
-            os.close(begin)
             os.close(answer)
-        return self._container_pid(line), int((self.work / "conmon.pid").read_text())
+        return self._container_pid(line), monitor_pid
+
+    def _launch(self, answer_end: int) -> int:
+        """Starts conmon, which leaves our session and becomes nobody's child; gives its pid."""
+        try:
+            with (self.work / "conmon.log").open("wb") as errors:
+                launched = subprocess.run(
+                    self.command(),
+                    env={**ENVIRONMENT, "_OCI_SYNCPIPE": str(answer_end)},
+                    cwd=self.work,  # conmon writes a file named oom to wherever it is
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=(answer_end,),
+                    start_new_session=True,
+                    check=False,
+                )
+        except FileNotFoundError:
+            raise HostError(f"{self.conmon} is missing", hint="Install the package conmon.") from None
+        finally:
+            os.close(answer_end)
+        try:
+            return int((self.work / "conmon.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            raise RuntimeFailure(
+                f"conmon ended with {launched.returncode} before it watched {self.id}: {self._own_words()}"
+            ) from None
+
+    def _own_words(self) -> str:
+        return (self.work / "conmon.log").read_text(errors="replace").strip() or "no message"
 
     def _container_pid(self, line: bytes) -> int:
         if not line:
-            detail = (self.work / "conmon.log").read_text(errors="replace").strip()
-            raise RuntimeFailure(f"conmon ended without an answer for {self.id}: {detail or 'no message'}")
+            raise RuntimeFailure(f"conmon ended without an answer for {self.id}: {self._own_words()}")
         answer = json.loads(line)
         if answer["data"] > 0:
             return int(answer["data"])

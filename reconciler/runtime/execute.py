@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reconciler.errors import RuntimeFailure
 from reconciler.linux.rooted import Rooted
-from reconciler.runtime.bundle import resolve_process
+from reconciler.runtime.bundle import resolve_process, write_private
 from reconciler.runtime.conmon import ENVIRONMENT, runtime_error
 from reconciler.runtime.spec import ProcessSpec
 from reconciler.runtime.task import Task
@@ -32,7 +32,7 @@ def execute(
         document = resolve_process(root, process, "", make_cwd=False)
     with tempfile.TemporaryDirectory(prefix="exec-") as directory:
         spec, log = Path(directory) / "process.json", Path(directory) / "runtime.log"
-        spec.write_text(json.dumps(document))
+        write_private(spec, json.dumps(document))
         done = subprocess.run(
             [*runtime, f"--log={log}", "exec", "--process", str(spec), task.id],
             env=ENVIRONMENT,

@@ -29,21 +29,31 @@ from reconciler.runtime.terminal import Attachment
 from reconciler.runtime.versions import check_versions
 
 DEFAULT_LOG_LIMIT = 16 * 1024 * 1024
-_DEADLINE = 60.0  # seconds for one call of the OCI runtime; a healthy one takes some ten milliseconds
+DEFAULT_DEADLINE = 60.0  # seconds for one call of the OCI runtime; a healthy one takes some ten milliseconds
 _DEATH = 10.0  # seconds for processes to be gone after SIGKILL
 
 
 class Runtime:
-    """The containers of one root. ``run_dir`` is its own (``/run/reconciler/ROOT-ID``), so two roots never meet."""
+    """The containers of one root. ``run_dir`` is its own (``/run/reconciler/ROOT-ID``), so two roots never meet.
+
+    ``deadline`` is how many seconds one call of the OCI runtime may take.
+    """
 
     def __init__(
-        self, run_dir: Path, *, runc: str = "runc", conmon: str = "conmon", cgroups: Cgroups | None = None
+        self,
+        run_dir: Path,
+        *,
+        runc: str = "runc",
+        conmon: str = "conmon",
+        cgroups: Cgroups | None = None,
+        deadline: float = DEFAULT_DEADLINE,
     ) -> None:
         self._runc_root = run_dir / "runc"
         self._tasks = run_dir / "tasks"
         self._runc = runc
         self._conmon = conmon
         self._cgroups = cgroups or Cgroups()
+        self._deadline = deadline
 
     def check(self) -> None:
         """Raises ``HostError`` when a program is missing or too old; logs a warning where fixes may be missing."""
@@ -72,20 +82,13 @@ class Runtime:
         """
         if self.state(spec.id).status not in ("absent", "exited"):
             raise ConflictError(f"container {spec.id} is running", hint="Stop it first.")
-        write_bundle(bundle_dir, spec, self._cgroups)
-        if (self._tasks / spec.id).exists() or (self._runc_root / spec.id).exists():
-            self.delete(spec.id)
-        work = self._tasks / spec.id
-        work.mkdir(parents=True)
-        exit_file = exit_dir / spec.id
-        exit_file.unlink(missing_ok=True)
         monitor = Monitor(
             id=spec.id,
             conmon=self._program(self._conmon, "conmon"),
             runtime=self._program(self._runc, "runc"),
             runtime_root=self._runc_root,
             bundle=bundle_dir,
-            work=work,
+            work=self._tasks / spec.id,
             log=log_path,
             log_limit=log_limit,
             exit_dir=exit_dir,
@@ -93,13 +96,19 @@ class Runtime:
             terminal=terminal,
             stdin=stdin,
         )
+        write_bundle(bundle_dir, spec, self._cgroups)
+        if spec.id in self.ids():
+            self.delete(spec.id)
+        monitor.work.mkdir(parents=True)
+        exit_file = exit_dir / spec.id
+        exit_file.unlink(missing_ok=True)
         try:
-            pid, monitor_pid = monitor.spawn(self._cgroups, _DEADLINE)
+            pid, monitor_pid = monitor.spawn(self._cgroups, self._deadline)
             init, watcher = ProcessId.of(pid), ProcessId.of(monitor_pid)
             if init is None or watcher is None:
                 raise RuntimeFailure(f"container {spec.id} ended before it was started")
             task = Task(spec.id, init, watcher, bundle_dir, exit_file, log_path, spec.cgroup, spec.rootfs)
-            _write_whole(work / "task.json", task.to_json())
+            _write_whole(monitor.work / "task.json", task.to_json())
         except BaseException:
             self._discard(spec.id, spec.cgroup)
             raise
@@ -277,10 +286,15 @@ class Runtime:
         command = [*self._command(), *([f"--log={log}"] if log else []), *arguments]
         try:
             return subprocess.run(
-                command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE, check=False
+                command,
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self._deadline,
+                check=False,
             )
         except subprocess.TimeoutExpired:
-            raise RuntimeFailure(f"{self._runc} {arguments[0]} did not end within {_DEADLINE:g} s") from None
+            raise RuntimeFailure(f"{self._runc} {arguments[0]} did not end within {self._deadline:g} s") from None
 
     def _version(self, name: str, package: str) -> str:
         command = [self._program(name, package), "--version"]

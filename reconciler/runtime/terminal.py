@@ -113,7 +113,7 @@ class Attachment:
                     return "ended"
                 _write_all(stdout if packet[0] == _STDOUT else stderr, packet[1:])
             if pending and ready.get(connection.fileno(), 0) & select.POLLOUT:
-                with suppress(BlockingIOError):
+                with suppress(BlockingIOError, BrokenPipeError):  # its end will be read next
                     sent = connection.send(pending, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                     pending = pending[sent:]
             if stdin is not None and stdin in ready:
@@ -125,6 +125,8 @@ class Attachment:
                     continue
                 pending, detach = (typed, False) if keys is None else keys.feed(typed)
                 if detach:
+                    with suppress(OSError):  # what was typed before the keys; a container that reads it has room
+                        connection.send(pending, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                     return "detached"
 
     @contextmanager
@@ -148,10 +150,10 @@ class Attachment:
 def _raw(terminal: int) -> Iterator[None]:
     before = termios.tcgetattr(terminal)
     try:
-        tty.setraw(terminal)
+        tty.setraw(terminal, termios.TCSANOW)  # what was typed ahead is kept
         yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def _poll(wanted: dict[int, int]) -> dict[int, int]:

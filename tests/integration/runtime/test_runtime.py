@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.errors import NotFoundError, RuntimeFailure
+from reconciler.errors import HostError, NotFoundError, RuntimeFailure
 from reconciler.linux.processes import ProcessId
+from reconciler.runtime.runtime import Runtime
 from reconciler.runtime.spec import MountSpec, ProcessSpec
 
 pytestmark = pytest.mark.root
@@ -304,3 +305,49 @@ def test_an_ended_task_is_replaced_by_a_new_one(host):
 def test_start_of_nothing(host):
     with pytest.raises(NotFoundError):
         host.runtime.start("nothing")
+
+
+def test_x26_a_hanging_runtime_has_a_deadline_and_leaves_nothing(host, tmp_path):
+    hanging = tmp_path / "runc"
+    hanging.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
+    hanging.chmod(0o755)
+    runtime = Runtime(tmp_path / "run", runc=str(hanging), deadline=0.3)
+    spec = host.spec("true")
+    with pytest.raises(RuntimeFailure, match=r"0\.3 s"):
+        runtime.create(tmp_path / spec.id, spec, host.log(spec), tmp_path / "none")
+    host.until(lambda: ProcessId.of(int((tmp_path / "pid").read_text())) is None)
+    assert runtime.ids() == ()
+
+
+@pytest.mark.parametrize("program", ["runc", "conmon"])
+def test_x26_a_missing_program_is_named_with_its_package(host, tmp_path, program):
+    runtime = Runtime(tmp_path / "run", **{program: "no-such-program"})
+    spec = host.spec("true")
+    for act in (runtime.check, lambda: runtime.create(tmp_path / spec.id, spec, host.log(spec), tmp_path / "none")):
+        with pytest.raises(HostError, match="no-such-program") as caught:
+            act()
+        assert program in caught.value.hint
+    assert runtime.ids() == ()
+
+
+def test_the_programs_of_this_host_will_do(host):
+    host.runtime.check()
+
+
+def test_secrets_in_the_environment_are_for_root_alone(host):
+    spec = host.spec("true", env=("TOKEN=s3cret",))
+    host.create(spec)
+    for path in (host.base / spec.id).rglob("*"):
+        if path.is_file() and not path.is_relative_to(spec.rootfs):
+            assert path.stat().st_mode & 0o077 == 0 or b"s3cret" not in path.read_bytes(), path
+
+
+def test_a_half_made_task_is_found_and_deleted(host):
+    spec = host.spec("sleep", "1000")
+    task = host.create(spec)
+    (host.runtime._tasks / spec.id / "task.json").unlink()
+    assert host.runtime.state(spec.id).status == "absent"
+    assert host.runtime.ids() == (spec.id,)
+    host.runtime.delete(spec.id)
+    assert host.runtime.ids() == ()
+    assert task.monitor.wait(10)

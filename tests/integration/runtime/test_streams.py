@@ -161,13 +161,18 @@ def test_terminal_session_with_resize(host, terminal):
     spec = host.spec("sh", terminal=True)
     host.create(spec, terminal=True, stdin=True)
 
+    def wait_for_size(size: bytes, word: bytes) -> None:
+        # The word is typed in two halves, so that it is not found in the echo of what was typed.
+        terminal.type(
+            b"until test \"$(stty size)\" = '%b'; do sleep 0.01; done; echo %b''%b\n" % (size, word[:2], word[2:])
+        )
+        terminal.read_until(word)
+
     def script() -> None:
-        terminal.type(b"stty size\n")
-        terminal.read_until(b"24 80")
+        wait_for_size(b"24 80", b"first")
         terminal.resize(50, 132)
         os.kill(os.getpid(), signal.SIGWINCH)
-        terminal.type(b"while test \"$(stty size)\" != '50 132'; do sleep 0.01; done; echo res''ized\n")
-        terminal.read_until(b"resized")
+        wait_for_size(b"50 132", b"second")
         terminal.type(b"exit 4\n")
 
     assert _at_terminal(host, spec, terminal, script) == "ended"

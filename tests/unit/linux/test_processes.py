@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.linux.processes import ProcessId, start_time
+from reconciler.errors import InvalidError
+from reconciler.linux.processes import ProcessId, signal_number, start_time
 
 
 @pytest.fixture
@@ -60,3 +61,17 @@ def test_no_descriptor_is_left(sleeper):
     identity.wait(0)
     replace(identity, start_time=1).open()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", signal.SIGRTMIN + 3), ("RTMIN", signal.SIGRTMIN)],
+)
+def test_signal_names(text, number):
+    assert signal_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "SIG", "0", "99", "-9", "TERM+1", "RTMIN+x", "RTMIN+99", "_DFL"])
+def test_what_is_no_signal(text):
+    with pytest.raises(InvalidError):
+        signal_number(text)
