@@ -82,10 +82,11 @@ class Model(BaseModel):
         schema["patternProperties"] = {"^x-": {}}
         for name, field in schema.get("properties", {}).items():
             field.pop("default", None)
-            choices = [choice for choice in field.get("anyOf", ()) if choice != {"type": "null"}]
-            if choices and name not in cls.nullable:
-                del field["anyOf"]
-                field |= choices[0] if len(choices) == 1 else {"anyOf": choices}
+            choices = [choice for choice in field.pop("anyOf", ()) if choice != {"type": "null"}]
+            if not choices:
+                choices = [{key: field.pop(key) for key in list(field) if key not in ("description", "title")}]
+            choices += [{"type": "null"}] if name in cls.nullable else []
+            field |= choices[0] if len(choices) == 1 else {"anyOf": choices}
         others: list[dict[str, Any]] = [{"type": ["string", "number"]}] if cls.short else []
         others += [{"type": "null"}] if cls.may_be_empty else []
         if others:

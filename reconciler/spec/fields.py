@@ -12,8 +12,9 @@ import signal
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from reconciler.errors import InvalidError
 from reconciler.oci.platform import Platform
@@ -28,6 +29,16 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,15})", re.ASCII)
 _SIGNAL = re.compile(r"(?:SIG)?([A-Z][A-Z0-9]*(?:[+-][0-9]+)?)|([1-9][0-9]?)", re.ASCII)
 _TEXT_SCHEMA = {"type": ["string", "number"]}
+
+
+class Also:
+    """Adds to a field's JSON Schema the short forms that a validator turns into the long one."""
+
+    def __init__(self, *forms: dict[str, Any]) -> None:
+        self.forms = forms
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [*self.forms, handler(core)]}
 
 
 def fail(message: str, hint: str = "") -> PydanticCustomError:

@@ -10,6 +10,7 @@ from reconciler.errors import InvalidError
 from reconciler.spec import ports
 from reconciler.spec.base import Model, later
 from reconciler.spec.fields import (
+    Also,
     Bool,
     Command,
     ContainerPath,
@@ -180,7 +181,8 @@ def _one_as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-_ATTACHMENTS = BeforeValidator(_names_as_map)
+_NAMES = (BeforeValidator(_names_as_map), Also({"type": "array", "items": {"type": "string"}, "uniqueItems": True}))
+_SHORT = Also({"type": ["string", "integer"]})
 
 
 class LaterFields(Model):
@@ -280,19 +282,19 @@ class Container(LaterFields):
         description="Variables, as a mapping or as a list of `NAME=value`. Numbers keep their source text; true, "
         "false, null and no value are errors: quote them.",
     )
-    env_file: Annotated[tuple[EnvFile, ...], BeforeValidator(_one_as_list)] = Field(
+    env_file: Annotated[tuple[EnvFile, ...], BeforeValidator(_one_as_list), Also({"type": "string"})] = Field(
         default=(), description="Files of `NAME=value` lines. Later files win, and `environment` wins over all."
     )
     user: Text = Field(default="", description="`user[:group]`, by name or by number.")
     working_dir: ContainerPath | None = Field(default=None, description="The absolute directory to start in.")
-    ports: tuple[Annotated[Port, BeforeValidator(_port_before)], ...] = Field(
+    ports: tuple[Annotated[Port, BeforeValidator(_port_before), _SHORT], ...] = Field(
         default=(), description="Published ports: `[ADDRESS:][HOST:]CONTAINER[/tcp|udp]`, ranges too, or the long form."
     )
-    volumes: tuple[Annotated[VolumeMount, BeforeValidator(_mount_before)], ...] = Field(
+    volumes: tuple[Annotated[VolumeMount, BeforeValidator(_mount_before), _SHORT], ...] = Field(
         default=(),
         description="Mounts: `[SOURCE:]TARGET[:ro]`, or the long form. A lone target is an anonymous volume.",
     )
-    networks: Annotated[dict[str, Attachment], _ATTACHMENTS] = Field(
+    networks: Annotated[dict[str, Attachment], *_NAMES] = Field(
         default_factory=dict, description="Names from `networks`. Left out, the stack's network `default`."
     )
     secrets: tuple[FileUse, ...] = Field(default=(), description="Secrets, as files under `/run/secrets`.")
@@ -302,7 +304,7 @@ class Container(LaterFields):
         description='`unless-stopped` or `always`: a service, kept running. `"no"` or `on-failure[:N]`: a job, run '
         "to completion once.",
     )
-    depends_on: Annotated[dict[str, Dependency], _ATTACHMENTS] = Field(
+    depends_on: Annotated[dict[str, Dependency], *_NAMES] = Field(
         default_factory=dict, description="Containers of the stack that come first: a list, or names with conditions."
     )
     stop_signal: Signal = Field(

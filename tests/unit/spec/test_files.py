@@ -93,7 +93,7 @@ def test_env_files_in_order_and_environment_over_all(web, here):
 
 
 def test_an_env_file_that_is_not_there(refuse_web):
-    assert "a.yaml:6:11: env_file: there is no file 'gone.env'" in refuse_web("env_file: gone.env")
+    assert "a.yaml:6:15: env_file: there is no file 'gone.env'" in refuse_web("env_file: gone.env")
 
 
 def test_g28_a_secret_is_sensitive_and_private(web, here):
