@@ -47,8 +47,9 @@ def _every(_digest: Digest) -> bool:
 class RegistryClient:
     """Pulls from and pushes to registries, through the mirrors declared for them.
 
-    ``note`` hears one sentence for each server passed over and each long wait. ``chunk_size`` makes pushes send blobs
-    in chunks of that many bytes, for servers that limit a request's size; None sends each in one request.
+    ``note`` hears, from any thread, one sentence for each server passed over and each wait that a server asked for.
+    ``chunk_size`` makes pushes send blobs in chunks of that many bytes, for servers that limit a request's size; None
+    sends each in one request.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class RegistryClient:
         self._session = Session(self._transport, hosts, clock)
         self._patience = Patience(self._session, retry or RetryPolicy(), note)
         self._resolver = Resolver(self._session, hosts, self._patience)
-        self._downloader = Downloader(self._session, self._transport, hosts, self._patience)
+        self._downloader = Downloader(self._session, hosts, self._patience)
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +110,7 @@ class RegistryClient:
     def tag_digest(self, reference: Reference) -> Digest | None:
         """The digest of a tag at the origin, never at a mirror; None when the origin says there is none.
 
-        Raises ``RegistryError`` or a subclass when the origin gave no answer.
+        Raises as ``resolve`` when the origin gave no usable answer.
         """
         if reference.tag is None:
             raise InvalidError(f"{reference} names no tag")
@@ -122,8 +123,8 @@ class RegistryClient:
 
         On success the sink holds exactly the descriptor's bytes, and has said so itself (``Sink.digest``). It goes on
         from the sink's offset, also from one server to the next; a server that gave wrong bytes has them thrown away.
-        ``progress`` hears the bytes of each chunk, those fetched twice twice. Raises as ``manifest``; what the sink
-        raises passes through. After a failure the sink keeps what can be gone on from.
+        ``progress`` hears the bytes of each chunk, those fetched twice twice; what it raises ends the download. What
+        the sink raises passes through. After a failure the sink keeps what can be gone on from. Raises as ``manifest``.
         """
         return self._downloader.blob(reference, descriptor, sink, progress)
 

@@ -16,7 +16,6 @@ from reconciler.registry.failure import TemporaryError
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint, RegistryHosts
 from reconciler.registry.session import Ask, Session
-from reconciler.registry.transport import Transport
 
 MIN_PROGRESS = 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", re.ASCII)
@@ -46,9 +45,8 @@ class Sink(Protocol):
 class Downloader:
     """Asks mirrors and registries for blobs."""
 
-    def __init__(self, session: Session, transport: Transport, hosts: RegistryHosts, patience: Patience) -> None:
+    def __init__(self, session: Session, hosts: RegistryHosts, patience: Patience) -> None:
         self._session = session
-        self._transport = transport
         self._hosts = hosts
         self._patience = patience
 
@@ -110,8 +108,7 @@ class Downloader:
         )
         with self._session.exchange(endpoint, ranged) as response:
             _place(endpoint, response, descriptor, sink)
-            missing = descriptor.size - sink.offset
-            for chunk in self._transport.chunks(str(response.url), response, missing):
+            for chunk in self._session.chunks(response, descriptor.size - sink.offset):
                 if len(chunk) > descriptor.size - sink.offset:
                     raise IntegrityError(f"{endpoint.name}: {ask.what} goes on after {descriptor.size} bytes")
                 sink.write(chunk)

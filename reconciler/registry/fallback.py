@@ -39,11 +39,12 @@ class Patience:
         """The first answer to ``question``, which gets a server and the attempts that it is worth.
 
         A server that has a stand-in is asked once; the last is worth waiting for. One known to be down comes last and
-        is asked once, for it costs a timeout. Raises the combined failures of all, ``what`` being what was wanted.
+        is asked once, for it costs a timeout; the notes say so. Raises the combined failures of all, ``what`` being
+        what was wanted.
         """
         ordered = sorted(endpoints, key=self._session.is_down)
         failures: list[tuple[Endpoint, ReconcilerError]] = []
-        notes: list[str] = []
+        notes = [f"{late.name} could not be reached a moment ago" for late in endpoints if self._session.is_down(late)]
         for endpoint in ordered:
             if failures:
                 failed, error = failures[-1]

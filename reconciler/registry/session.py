@@ -28,7 +28,7 @@ _HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request: ``what`` it is for in messages ("manifest of shop/app:1.4"), where, how, and what answers are wanted.
+    """A request: ``what`` it is about in messages ("blob 0123456789ab"), where, how, and what answers are wanted.
 
     ``content`` that is an iterable is consumed by the first exchange; it is sent again only when it is bytes.
     """
@@ -50,7 +50,7 @@ class Session:
     """Asks servers, and remembers how each wants to be asked. Safe to share between threads."""
 
     def __init__(self, transport: Transport, hosts: RegistryHosts, clock: Clock) -> None:
-        self.transport = transport
+        self._transport = transport
         self._clock = clock
         self._auth = Authenticator(hosts.credentials, self._fetch_token, clock)
         self._down_until: dict[str, float] = {}
@@ -76,7 +76,11 @@ class Session:
 
     def read(self, response: httpx.Response, limit: int) -> bytes:
         """The body of a small answer; ``InvalidError`` when it is larger than ``limit``."""
-        return self.transport.read(str(response.url), response, limit)
+        return self._transport.read(response, limit)
+
+    def chunks(self, response: httpx.Response, expected: int) -> Iterator[bytes]:
+        """The body of an answer of about ``expected`` bytes, in chunks. Raises ``TemporaryError`` where it breaks."""
+        return self._transport.chunks(response, expected)
 
     def _follow(self, endpoint: Endpoint, ask: Ask) -> httpx.Response:
         url, seen = ask.url, {ask.url}
@@ -95,7 +99,7 @@ class Session:
 
     def _authorised(self, endpoint: Endpoint, ask: Ask, url: str) -> httpx.Response:
         if origin_of(url) != endpoint.origin:
-            return self.transport.send(ask.method, url, ask.headers, ask.content)
+            return self._transport.send(ask.method, url, ask.headers, ask.content)
         header = self._auth.authorization(endpoint, ask.scope)
         answered: set[tuple[str, ...]] = set()
         while True:
@@ -116,7 +120,7 @@ class Session:
 
     def _send(self, endpoint: Endpoint, ask: Ask, url: str, headers: Mapping[str, str]) -> httpx.Response:
         try:
-            response = self.transport.send(ask.method, url, headers, ask.content)
+            response = self._transport.send(ask.method, url, headers, ask.content)
         except UnreachableError:
             self._down_until[endpoint.origin] = self._clock.monotonic() + _DOWN_SECONDS
             raise
@@ -125,7 +129,7 @@ class Session:
 
     def _refusal(self, endpoint: Endpoint, ask: Ask, response: httpx.Response) -> Exception:
         status, url = response.status_code, str(response.url)
-        words = server_words(self.transport.read_start(response, MAX_ERROR_BODY)) if ask.method != "HEAD" else ""
+        words = server_words(self._transport.read_start(response, MAX_ERROR_BODY)) if ask.method != "HEAD" else ""
         elsewhere = origin_of(url) != endpoint.origin
         server = f"{endpoint.name} (at {authority_of(url)})" if elsewhere else endpoint.name
         message = f"{server}: {ask.method} {ask.what}: {status}" + (f" {words}" if words else "")
@@ -145,12 +149,12 @@ class Session:
 
     def _fetch_token(self, url: str, authorization: str | None) -> bytes:
         headers = {} if authorization is None else {"Authorization": authorization}
-        response = self.transport.send("GET", url, headers)
+        response = self._transport.send("GET", url, headers)
         try:
             status = response.status_code
             if status == 200:
-                return self.transport.read(url, response, _MAX_TOKEN_BODY)
-            words = server_words(self.transport.read_start(response, MAX_ERROR_BODY))
+                return self._transport.read(response, _MAX_TOKEN_BODY)
+            words = server_words(self._transport.read_start(response, MAX_ERROR_BODY))
         except InvalidError as error:
             raise RegistryError(f"token server {error}") from None
         finally:

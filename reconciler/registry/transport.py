@@ -105,18 +105,18 @@ class Transport:
         response.request = request
         return response
 
-    def chunks(self, url: str, response: httpx.Response, expected: int) -> Iterator[bytes]:
+    def chunks(self, response: httpx.Response, expected: int) -> Iterator[bytes]:
         """The body as it travels, never decoded, in pieces of about ``CHUNK`` bytes.
 
         Raises ``TemporaryError`` when it breaks off or takes longer than ``expected`` bytes may; what came before the
         break has been yielded.
         """
+        url = str(response.url)
         deadline = self._clock.monotonic() + self.timeouts.for_size(expected)
         pending = bytearray()
-        stream = response.iter_raw()
         failure: RegistryError | None = None
         try:
-            for piece in stream:
+            for piece in response.iter_raw():
                 pending += piece
                 if len(pending) >= CHUNK:
                     yield bytes(pending)
@@ -131,20 +131,20 @@ class Transport:
         if failure is not None:
             raise failure
 
-    def read(self, url: str, response: httpx.Response, limit: int) -> bytes:
+    def read(self, response: httpx.Response, limit: int) -> bytes:
         """The whole body. Raises ``InvalidError`` when it has more than ``limit`` bytes, as ``chunks`` otherwise."""
         body = bytearray()
-        for chunk in self.chunks(url, response, 0):
+        for chunk in self.chunks(response, 0):
             body += chunk
             if len(body) > limit:
-                raise InvalidError(f"{authority_of(url)}: answer has more than the {limit} bytes allowed")
+                raise InvalidError(f"{authority_of(str(response.url))}: answer has more than the {limit} bytes allowed")
         return bytes(body)
 
     def read_start(self, response: httpx.Response, limit: int) -> bytes:
         """The first ``limit`` bytes of an error's body, or fewer when it breaks off."""
         body = bytearray()
-        with suppress(httpx.HTTPError, RegistryError):
-            for chunk in self.chunks(str(response.url), response, 0):
+        with suppress(RegistryError):
+            for chunk in self.chunks(response, 0):
                 body += chunk
                 if len(body) >= limit:
                     break
@@ -169,15 +169,18 @@ class Transport:
         tls = self._hosts.host(authority_of(url)).tls if encrypted else None
         kind = _Kind(encrypted, tls, self._proxies.proxy_for(url))
         with self._guard:
-            pool = self._pools.get(kind)
-            if pool is None:
-                pool = self._pools[kind] = httpx.HTTPTransport(
-                    verify=_context(kind),
-                    trust_env=False,
-                    proxy=kind.proxy,
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30),
-                )
-            return pool
+            if kind not in self._pools:
+                self._pools[kind] = _new_pool(kind)
+            return self._pools[kind]
+
+
+def _new_pool(kind: _Kind) -> httpx.HTTPTransport:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
+    try:
+        return httpx.HTTPTransport(verify=_context(kind), trust_env=False, proxy=kind.proxy, limits=limits)
+    except (ImportError, ValueError, httpx.InvalidURL):
+        # Nothing of the error is quoted: a proxy's URL may hold its password.
+        raise InvalidError("the configured proxy is not supported", hint="give an http:// or https:// proxy") from None
 
 
 def _context(kind: _Kind) -> ssl.SSLContext:

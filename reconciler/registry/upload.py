@@ -191,9 +191,8 @@ class Push:
             content=manifest.data,
             statuses=(201, 202),
         )
-        stored = (
-            self._patience.retry(self._patience.attempts(self._endpoint), partial(self._put, ask)) or manifest.digest
-        )
+        attempts = self._patience.attempts(self._endpoint)
+        stored = self._patience.retry(attempts, partial(self._put, ask)) or manifest.digest
         if stored != manifest.digest:
             raise IntegrityError(
                 f"{self._endpoint.name}: stored manifest {name} as {printable(stored)}, not as {manifest.digest}"

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from reconciler.clock import SystemClock
+from reconciler.errors import InvalidError
+from reconciler.oci.reference import Reference
+from reconciler.registry.client import RegistryClient
+from reconciler.registry.hosts import HostConfig, RegistryHosts
 from reconciler.registry.proxy import Proxies
+from reconciler.testing.scripted_registry import ScriptedRegistry, Step
 
 BOTH = {"http_proxy": "http://p:1", "HTTPS_PROXY": "p:2"}
 
@@ -37,6 +43,23 @@ def test_all_proxy_and_cgi():
     assert Proxies.from_variables({"ALL_PROXY": "socks5://p"}).proxy_for("https://a/") == "socks5://p"
     cgi = {"HTTP_PROXY": "http://evil", "REQUEST_METHOD": "GET"}
     assert Proxies.from_variables(cgi).proxy_for("http://a/") is None
+
+
+@pytest.mark.parametrize("proxy", ["socks5://u:secret@p:1", "gopher://u:secret@p:1"])
+def test_a_proxy_that_is_not_supported(proxy):
+    client = RegistryClient(RegistryHosts(), clock=SystemClock(), proxies=Proxies(https=proxy))
+    with client, pytest.raises(InvalidError, match="proxy") as caught:
+        client.tag_digest(Reference.parse("registry.example.invalid/app:1"))
+    assert "secret" not in str(caught.value)
+
+
+def test_requests_go_through_the_proxy():
+    hosts = RegistryHosts({"registry.example.invalid": HostConfig("registry.example.invalid", plain_http=True)})
+    # Loopback is never proxied to, but a proxy may well be there.
+    with ScriptedRegistry() as proxy:
+        proxy.on("HEAD http://registry.example.invalid/v2/app/manifests/1", Step(404))
+        with RegistryClient(hosts, clock=SystemClock(), proxies=Proxies(http=proxy.url)) as client:
+            assert client.tag_digest(Reference.parse("registry.example.invalid/app:1")) is None
 
 
 def test_a_proxys_password_is_in_no_repr():

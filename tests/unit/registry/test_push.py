@@ -212,13 +212,12 @@ def test_mirrors_are_never_written_to(harness, open_registry, mirror, ref):
     assert mirror.asked == []
 
 
-def test_a_token_for_pushing_asks_for_both_repositories(harness, open_registry, storage, ref):
+def test_a_token_for_pushing_asks_for_both_repositories(harness, registry, storage, ref):
     challenge = f'Bearer realm="{storage.url}/token",service="s",scope="repository:app:pull,push"'
-    open_registry._rules.pop(0)
-    open_registry.on(HEAD, Step(401, b"", {"WWW-Authenticate": challenge}), Step(404))
-    open_registry.on(POST, Step(201))
+    registry.on(HEAD, Step(401, b"", {"WWW-Authenticate": challenge}), Step(404))
+    registry.on(POST, Step(201)).on("PUT /v2/app/manifests/1", Step(201))
     storage.on("GET /token", Step(200, b'{"token": "t"}'))
-    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=ref("base"))
+    harness.client(registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=ref("base"))
     assert "scope=repository%3Abase%3Apull" in storage.lines[0]
     assert storage.lines[0].count("repository%3Aapp%3A") == 1
-    assert all(asked.headers["authorization"] == "Bearer t" for asked in open_registry.asked[1:])
+    assert all(asked.headers["authorization"] == "Bearer t" for asked in registry.asked[1:])
