@@ -129,8 +129,12 @@ class GarbageCollector:
             files = [item for item in self._garbage(fixed) if item.key in listed]
             doomed = self._free_files(files)
         self._remove_directories(doomed)
-        freed = {item.key for item in rows if item.kind == "image"} | {item.key for item in files}
+        freed = {item.key for item in files} | {item.key for item in rows if self._is_gone(item)}
         return GcPlan(tuple(item for item in plan.garbage if item.key in freed))
+
+    def _is_gone(self, item: Garbage) -> bool:
+        """Whether an item whose row was deleted has no bytes of its own left."""
+        return item.kind == "image" or (item.kind == "layer" and not (self._layers / item.id).exists())
 
     def _free_files(self, garbage: list[Garbage]) -> list[Path]:
         """Removes blobs and partials, and puts layers out of the way: returns what is left to be removed of those."""

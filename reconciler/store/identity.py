@@ -1,7 +1,7 @@
 """Who a root is: its random identity, its secret key, and whether the directory can be trusted.
 
 ROOT/id names the root's runtime directory, its bridges and its network names, so two roots never collide. ROOT/key
-seals what must be compared but not shown (DESIGN ruling 11).
+seals what must be compared but never shown: secrets.
 """
 
 from __future__ import annotations

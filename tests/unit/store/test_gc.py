@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,6 +225,15 @@ def test_s08_a_layer_without_a_row_goes_unless_somebody_is_making_it(store: Stor
         store.gc.collect(plan, ())
     assert store.layers() == {busy}
     assert [item.id for item in store.gc.plan(()).garbage] == [busy]
+
+
+def test_a_row_whose_layer_vanished_is_freed_as_listed(store: Store) -> None:
+    image = store.add_image(b"one")
+    shutil.rmtree(store.root / "layers" / image.chain_ids[0].hex)
+    plan = store.gc.plan(())
+    assert kinds(plan)["layer"] == 1
+    assert store.gc.collect(plan, ()) == plan
+    assert store.gc.plan(()).garbage == ()
 
 
 def test_an_interrupted_removal_is_listed_and_ended(store: Store) -> None:
