@@ -68,7 +68,7 @@ def test_s41_a_flipped_bit_is_found_on_read(content: ContentStore) -> None:
         content.read(DIGEST, 10_000)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.binary(max_size=300), max_size=8), st.integers(0, 8))
 def test_s01_an_interrupted_ingest_goes_on_where_it_stopped(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], stop: int
