@@ -237,8 +237,9 @@ def _explained(error: OSError, context: int, target: Path) -> HostError:
 
 
 def _short(path: Path, opened: contextlib.ExitStack) -> str:
+    """A path as an option: by descriptor where it is too long, or has what overlayfs takes for an escape."""
     text = str(path)
-    return text if len(os.fsencode(text)) <= _MAX_STRING else _by_descriptor(path, opened)
+    return text if len(os.fsencode(text)) <= _MAX_STRING and "\\" not in text else _by_descriptor(path, opened)
 
 
 def _by_descriptor(path: Path, opened: contextlib.ExitStack) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = Logger("store")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DISK_BLOCK = 4096
 _UNSUPPORTED = (errno.ENOTSUP, errno.EPERM)
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.ERANGE, errno.E2BIG)
 _NODE_TYPES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
@@ -37,7 +38,7 @@ _NODE_TYPES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK, Ki
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What an archive came to: its number of entries, and the bytes of its files."""
+    """What an archive came to: its number of entries, and the bytes its files take on disk, in whole blocks."""
 
     entries: int
     size: int
@@ -70,7 +71,7 @@ class _Extraction:
         entries = size = 0
         for entry in archive:
             entries += 1
-            size += entry.size
+            size += -(-entry.size // _DISK_BLOCK) * _DISK_BLOCK
             try:
                 self._apply(entry, archive)
             except OSError as error:

@@ -1,0 +1,326 @@
+"""What changed in a container, as a layer (cases D01 to D25)."""
+
+# Names here are bytes, which pathlib does not take.
+# ruff: noqa: PTH101, PTH103, PTH104, PTH108, PTH112, PTH114, PTH115, PTH118, PTH211
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import random
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reconciler.errors import ConflictError, InvalidError
+from reconciler.linux import mounts
+from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
+from reconciler.store.diff import CommittedLayer, commit_layer
+from reconciler.store.lower import LowerLayers
+from reconciler.store.unpack import extract
+
+pytestmark = pytest.mark.root
+
+
+@dataclass
+class Box:
+    """An overlay mount over one lower layer: change ``root``, then ``commit``."""
+
+    base: Path
+    lower: Path = field(init=False)
+    upper: Path = field(init=False)
+    root: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("lower", "upper", "work", "root"):
+            (self.base / name).mkdir(parents=True, mode=0o755)
+        self.lower, self.upper, self.root = self.base / "lower", self.base / "upper", self.base / "root"
+
+    def mount(self) -> Path:
+        mounts.mount(mounts.Overlay((self.lower,), self.upper, self.base / "work", self.root))
+        return self.root
+
+    def remount(self) -> Path:
+        self.close()
+        return self.mount()
+
+    def commit(self, *exclude: str) -> tuple[CommittedLayer, bytes]:
+        out = io.BytesIO()
+        layer = commit_layer(self.upper, (self.lower,), out, frozenset(exclude))
+        return layer, gzip.decompress(out.getvalue())
+
+    def entries(self, *exclude: str) -> dict[str, Entry]:
+        layer, data = self.commit(*exclude)
+        found = {os.fsdecode(entry.name): entry for entry in ArchiveReader(Source(iter([data])))}
+        assert len(found) == layer.entries
+        return found
+
+    def close(self) -> None:
+        mounts.unmount(self.root)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    made = Box(tmp_path / "box")
+    yield made
+    made.close()
+
+
+def test_d01_nothing_changed(box: Box) -> None:
+    (box.lower / "d").mkdir()
+    (box.lower / "d/f").write_text("x")
+    root = box.mount()
+    (root / "d/f").read_text()
+    layer, data = box.commit()
+    assert (layer.is_empty, data) == (True, bytes(1024))
+
+
+def test_d01_mount_points_of_the_runtime_do_not_leak(box: Box) -> None:
+    (box.lower / "etc").mkdir()
+    root = box.mount()
+    (root / "etc/hosts").touch()
+    for name in ("proc", "dev", "a/b/mnt"):
+        (root / name).mkdir(parents=True)
+    stubs = ("etc/hosts", "proc", "dev", "a/b/mnt")
+    assert box.entries(*stubs) == {}
+    assert list(box.entries()) == ["a/", "a/b/", "a/b/mnt/", "dev/", "etc/", "etc/hosts", "proc/"]
+    # What was written there before anything was mounted is the user's.
+    (root / "etc/hosts").write_text("mine")
+    (root / "proc/x").touch()
+    assert list(box.entries(*stubs)) == ["etc/", "etc/hosts", "proc/", "proc/x"]
+
+
+def test_d02_d19_a_file_comes_with_its_parents(box: Box) -> None:
+    root = box.mount()
+    (root / "a/b").mkdir(parents=True)
+    (root / "a/b/f").write_text("hello docker\n")
+    os.chmod(root / "a", 0o2750)
+    os.utime(root / "a/b/f", ns=(1, 1_700_000_000_999_999_999))
+    found = box.entries()
+    assert list(found) == ["a/", "a/b/", "a/b/f"]
+    assert (found["a/"].mode, found["a/b/f"].size, found["a/b/f"].mtime) == (0o2750, 13, 1_700_000_000 * 10**9)
+
+
+def test_d04_d05_metadata_only(box: Box) -> None:
+    (box.lower / "d").mkdir()
+    for name in ("d/f", "d/g", "h"):
+        (box.lower / name).write_text("content")
+    root = box.mount()
+    os.chmod(root / "d", 0o700)
+    os.chown(root / "h", 5, 6)
+    os.setxattr(root / "h", "user.k", b"v\0\n")
+    found = box.entries()
+    assert list(found) == ["d/", "h"]
+    assert (found["h"].uid, found["h"].gid, found["h"].size, found["h"].xattrs) == (5, 6, 7, ((b"user.k", b"v\0\n"),))
+
+
+def test_d07_d08_directories_deleted_and_made_again(box: Box) -> None:
+    for name in ("gone", "again"):
+        (box.lower / name).mkdir()
+        (box.lower / name / "x").touch()
+        (box.lower / name / "y").touch()
+    root = box.mount()
+    shutil.rmtree(root / "gone")
+    shutil.rmtree(root / "again")
+    (root / "again").mkdir()
+    (root / "again/new").touch()
+    (root / "fresh").mkdir()
+    assert list(box.entries()) == ["again/", "again/.wh..wh..opq", "again/new", "fresh/", ".wh.gone"]
+
+
+def test_d10_d11_replacement_and_rename(box: Box) -> None:
+    (box.lower / "f").touch()
+    (box.lower / "old").mkdir()
+    (box.lower / "old/x").write_text("moved")
+    root = box.mount()
+    (root / "f").unlink()
+    (root / "f").symlink_to("../else where")
+    subprocess.run(["mv", root / "old", root / "new"], check=True)
+    found = box.entries()
+    assert list(found) == ["f", "new/", "new/x", ".wh.old"]
+    assert (found["f"].kind, found["f"].link) == (Kind.SYMLINK, b"../else where")
+
+
+@pytest.mark.parametrize("key", ["redirect", "metacopy"])
+def test_d11_what_lies_elsewhere_cannot_be_stored(box: Box, key: str) -> None:
+    (box.upper / "f").touch()
+    os.setxattr(box.upper / "f", f"trusted.overlay.{key}", b"/x")
+    with pytest.raises(InvalidError, match=key):
+        box.commit()
+
+
+def test_d13_hard_links_share_one_body(box: Box) -> None:
+    (box.lower / "z").write_text("content")
+    root = box.mount()
+    os.link(root / "z", root / "a")
+    os.link(root / "a", root / "m")
+    found = box.entries()
+    assert [(name, entry.kind, entry.link) for name, entry in found.items()] == [
+        ("a", Kind.FILE, b""),
+        ("m", Kind.HARDLINK, b"a"),
+        ("z", Kind.HARDLINK, b"a"),
+    ]
+
+
+def test_d14_modes_and_capabilities(box: Box) -> None:
+    root = box.mount()
+    (root / "su").touch()
+    os.chmod(root / "su", 0o4755)
+    (root / "cap").touch()
+    version_3 = struct.pack("<IIIIII", 0x03000001, 1 << 13, 0, 0, 0, 1000)
+    os.setxattr(box.upper / "cap", "security.capability", version_3)
+    found = box.entries()
+    assert found["su"].mode == 0o4755
+    assert found["cap"].xattrs == ((b"security.capability", struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)),)
+
+
+def test_d16_special_files(box: Box) -> None:
+    root = box.mount()
+    os.mkfifo(root / "pipe")
+    os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(root / "s"))
+        found = box.entries()
+    assert [(name, entry.kind, entry.device) for name, entry in found.items()] == [
+        ("null", Kind.CHARACTER, (1, 3)),
+        ("pipe", Kind.FIFO, (0, 0)),
+    ]
+
+
+def test_d20_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
+    results = set()
+    for seed in range(5):
+        box = Box(tmp_path / str(seed))
+        names = [f"{n % 7}/{n}" for n in range(50)]
+        random.Random(seed).shuffle(names)
+        for name in names:
+            (box.upper / name).parent.mkdir(exist_ok=True)
+            (box.upper / name).write_text(name * 100)
+            os.utime(box.upper / name, (0, 1_000_000))
+        for directory in box.upper.iterdir():
+            os.utime(directory, (0, 2_000_000))
+        results.add(box.commit())
+    assert len(results) == 1
+
+
+def test_d22_a_file_that_changes_while_read(box: Box) -> None:
+    target = box.upper / "log"
+    target.write_bytes(bytes(8 << 20))
+
+    class Growing(io.BytesIO):
+        def write(self, data: object) -> int:
+            with target.open("ab") as log:
+                log.write(b"x")
+            return super().write(data)  # type: ignore[arg-type]
+
+    with pytest.raises(ConflictError, match="log changed during the commit"):
+        commit_layer(box.upper, (box.lower,), Growing())
+
+
+def test_d23_names_of_whiteouts_cannot_be_stored(box: Box) -> None:
+    (box.mount() / "d").mkdir()
+    (box.root / "d/.wh.x").touch()
+    with pytest.raises(InvalidError, match=r"/d/\.wh\.x"):
+        box.commit()
+
+
+def test_the_root_has_an_entry_when_its_attributes_changed(box: Box) -> None:
+    os.chmod(box.mount(), 0o1777)
+    assert [(name, entry.mode) for name, entry in box.entries().items()] == [("./", 0o1777)]
+
+
+# A law: what was changed, put on what it was changed from, gives what it became.
+
+NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff"])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)
+ACTIONS = st.tuples(
+    st.sampled_from(["file", "file", "mkdir", "mkdir", "symlink", "remove", "chmod", "chown", "xattr", "link", "move"]),
+    PATHS,
+    PATHS,
+    st.integers(0, 7),
+)
+
+
+def act(root: bytes, action: tuple[str, bytes, bytes, int]) -> None:
+    kind, first, second, number = action
+    path, other = root + b"/" + first, root + b"/" + second
+    does: dict[str, Callable[[], object]] = {
+        "file": lambda: Path(os.fsdecode(path)).write_bytes(b"x" * number * 300),
+        "mkdir": lambda: os.makedirs(path),
+        "symlink": lambda: os.symlink(other, path),
+        "remove": lambda: os.unlink(path) if not os.path.isdir(path) or os.path.islink(path) else shutil.rmtree(path),
+        "chmod": lambda: os.path.islink(path) or os.chmod(path, number * 0o111 + 0o1000),
+        "chown": lambda: os.chown(path, number, number + 1, follow_symlinks=False),
+        "xattr": lambda: os.path.islink(path) or os.setxattr(path, b"user.k", b"%d" % number),
+        "link": lambda: os.link(path, other, follow_symlinks=False),
+        "move": lambda: os.rename(path, other),
+    }
+    with contextlib.suppress(OSError):
+        does[kind]()
+
+
+def contents(root: Path) -> dict[bytes, tuple[object, ...]]:
+    """All that an image keeps of a tree. The root's own time is not among it, nor fractions of seconds."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    links: dict[int, list[bytes]] = {}
+    base = os.fsencode(root)
+    for directory, names, files in os.walk(base):
+        for name in [*names, *files, b""]:
+            path = os.path.join(directory, name) if name else directory
+            status = os.lstat(path)
+            place = path[len(base) :]
+            is_link, is_file = stat.S_ISLNK(status.st_mode), stat.S_ISREG(status.st_mode)
+            body: bytes = os.readlink(path) if is_link else Path(os.fsdecode(path)).read_bytes() if is_file else b""
+            xattrs = {
+                key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)
+            }
+            time = int(status.st_mtime) if place else 0
+            found[place] = (status.st_mode, status.st_uid, status.st_gid, time, body, tuple(sorted(xattrs.items())))
+            if not stat.S_ISDIR(status.st_mode):
+                links.setdefault(status.st_ino, []).append(place)
+    for names in links.values():
+        for name in names:
+            found[name] += (tuple(sorted(names)),)
+    return found
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ACTIONS, max_size=12), st.lists(ACTIONS, min_size=1, max_size=12))
+def test_d25_applying_a_diff_gives_what_was_diffed(
+    tmp_path_factory: pytest.TempPathFactory,
+    before: list[tuple[str, bytes, bytes, int]],
+    after: list[tuple[str, bytes, bytes, int]],
+) -> None:
+    base = tmp_path_factory.mktemp("law")
+    box = Box(base)
+    target = base / "again"
+    target.mkdir()
+    try:
+        for action in before:
+            act(os.fsencode(box.lower), action)
+        root = box.mount()
+        for action in after:
+            act(os.fsencode(root), action)
+        expected = contents(box.remount())
+        box.close()
+        _, data = box.commit()
+        layer = base / "layer"
+        layer.mkdir()
+        extract(iter([data]), layer, lambda: LowerLayers((box.lower,)))
+        mounts.mount(mounts.Overlay((layer, box.lower), None, None, target))
+        assert contents(target) == expected
+    finally:
+        mounts.unmount(target)
+        box.close()
+        shutil.rmtree(base)
