@@ -123,10 +123,10 @@ class Runtime:
             raise RuntimeFailure(f"cannot start container {task.id}: {_explain(result, log)}")
 
     def task(self, container: str) -> Task:
-        """The task on record. Raises ``NotFoundError``."""
+        """The task on record. Raises ``NotFoundError``, also when a power cut left the record unreadable."""
         try:
             return Task.from_json((self._tasks / container / "task.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             raise NotFoundError(
                 f"container {container} has no task", hint="It was not started since the host booted."
             ) from None

@@ -342,12 +342,24 @@ def test_secrets_in_the_environment_are_for_root_alone(host):
             assert path.stat().st_mode & 0o077 == 0 or b"s3cret" not in path.read_bytes(), path
 
 
-def test_a_half_made_task_is_found_and_deleted(host):
+@pytest.mark.parametrize("record", [None, "", "{}", "[]", '{"init": {}, "monitor": {}}'])
+def test_a_half_made_task_is_found_and_deleted(host, record):
     spec = host.spec("sleep", "1000")
     task = host.create(spec)
-    (host.runtime._tasks / spec.id / "task.json").unlink()
+    file = host.runtime._tasks / spec.id / "task.json"
+    file.unlink()
+    if record is not None:
+        file.write_text(record)
     assert host.runtime.state(spec.id).status == "absent"
     assert host.runtime.ids() == (spec.id,)
     host.runtime.delete(spec.id)
     assert host.runtime.ids() == ()
     assert task.monitor.wait(10)
+
+
+def test_verify_refuses_as_create_does_and_starts_nothing(host):
+    spec = host.spec("nginx")
+    with pytest.raises(RuntimeFailure) as caught:
+        host.runtime.verify(host.base / spec.id, spec)
+    assert caught.value.code == 127
+    assert host.runtime.ids() == ()
