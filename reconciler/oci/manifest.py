@@ -67,7 +67,7 @@ class Index:
         fitting = [entry for entry in candidates if entry.platform is not None and platform.runs(entry.platform)]
         if fitting:
             # The newest variant that still runs; the first listed among equals, as the specification asks.
-            return max(fitting, key=lambda entry: entry.platform.variant if entry.platform else "")
+            return max(fitting, key=lambda entry: entry.platform.full_variant if entry.platform else "")
         if len(candidates) == 1 and candidates[0].platform is None:
             return candidates[0]
         available = ", ".join(sorted({str(entry.platform) for entry in candidates if entry.platform})) or "none"

@@ -55,13 +55,17 @@ class Platform:
         return cls.normal("linux", os.uname().machine)
 
     def runs(self, image: Platform) -> bool:
-        """Whether an image for ``image`` runs here: same system and architecture, variant equal, or older on arm."""
+        """Whether an image for ``image`` runs here: same system and architecture, variant equal, or older on arm and amd64."""
         if (self.os, self.architecture) != (image.os, image.architecture):
             return False
         if self.architecture in ("arm", "amd64"):
-            default = _DEFAULT_VARIANT[self.architecture]
-            return (image.variant or default) <= (self.variant or default)
+            return image.full_variant <= self.full_variant
         return self.variant == image.variant
+
+    @property
+    def full_variant(self) -> str:
+        """The variant, or the one that the architecture means when none is written: ``v7`` for arm."""
+        return self.variant or _DEFAULT_VARIANT.get(self.architecture, "")
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
