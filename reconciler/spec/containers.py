@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import get_args
 
-from reconciler.errors import InvalidError
+from reconciler.errors import InvalidError, ReconcilerError
 from reconciler.model.address import Address, in_stack
 from reconciler.model.resources import (
     Container,
@@ -165,11 +165,10 @@ def _bind(build: Build, entry: Entry, model: schema.VolumeMount, path: tuple[str
     if model.source is None:
         build.problems.add(entry.at(*path), "volumes: a bind mount needs a source", "add source:")
         return None
-    tree = build.source(entry, path, model.source) if not model.source.startswith("/") else build.host
-    assert tree is not None
+    tree = build.host if model.source.startswith("/") else build.tree
     try:
         source, git_object = tree.export(entry.document.file.directory, model.source)
-    except InvalidError as error:
+    except ReconcilerError as error:
         build.problems.add(entry.at(*path), f"volumes: {error}", error.hint)
         return None
     if git_object and not model.read_only:
