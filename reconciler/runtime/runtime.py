@@ -1,7 +1,8 @@
 """Containers under an OCI runtime and conmon: create, start, look, signal, stop, wait, exec, delete.
 
 A task lives as the files below ``run_dir``, which need not survive a reboot, and as processes. No method keeps a
-lock: callers take turns per container.
+lock: callers take turns per container. What only some methods need they import themselves: a listing asks for states
+alone.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.errors import ConflictError, HostError, NotFoundError, RuntimeFailure
 from reconciler.linux.cgroups import Cgroups
 from reconciler.linux.processes import ProcessId
-from reconciler.runtime.bundle import write_bundle
 from reconciler.runtime.conmon import ENVIRONMENT, Monitor, runtime_error
-from reconciler.runtime.execute import execute
-from reconciler.runtime.logs import LogLine, follow_log
 from reconciler.runtime.spec import DEFAULT_STOP_TIMEOUT, BundleSpec, ProcessSpec
 from reconciler.runtime.task import Status, Task, TaskState
-from reconciler.runtime.terminal import Attachment
-from reconciler.runtime.versions import check_versions
+
+if TYPE_CHECKING:
+    from reconciler.runtime.logs import LogLine
+    from reconciler.runtime.terminal import Attachment
 
 DEFAULT_LOG_LIMIT = 16 * 1024 * 1024
 DEFAULT_DEADLINE = 60.0  # seconds for one call of the OCI runtime; a healthy one takes some ten milliseconds
@@ -57,11 +58,13 @@ class Runtime:
 
     def check(self) -> None:
         """Raises ``HostError`` when a program is missing or too old; logs a warning where fixes may be missing."""
+        from reconciler.runtime.versions import check_versions
+
         check_versions(self._version(self._runc, "runc"), self._version(self._conmon, "conmon"))
 
     def verify(self, bundle_dir: Path, spec: BundleSpec) -> None:
         """Checks all of ``spec`` that can be checked without running anything; raises as ``create`` does."""
-        write_bundle(bundle_dir, spec, self._cgroups)
+        _write_bundle(bundle_dir, spec, self._cgroups)
 
     def create(
         self,
@@ -96,7 +99,7 @@ class Runtime:
             terminal=terminal,
             stdin=stdin,
         )
-        write_bundle(bundle_dir, spec, self._cgroups)
+        _write_bundle(bundle_dir, spec, self._cgroups)
         if spec.id in self.ids():
             self.delete(spec.id)
         monitor.work.mkdir(parents=True)
@@ -137,7 +140,7 @@ class Runtime:
         return tuple(sorted(found))
 
     def state(self, container: str) -> TaskState:
-        """What is known of a task, from files and process ids alone: tens of microseconds, and no other program."""
+        """What is known of a task, from files and process ids alone: a fraction of a millisecond."""
         try:
             task = self.task(container)
         except NotFoundError:
@@ -216,14 +219,20 @@ class Runtime:
             raise RuntimeFailure(
                 f"container {container} is {state.status}, not running", hint="Start it first.", code=126
             )
+        from reconciler.runtime.execute import execute
+
         return execute(self._command(), self.task(container), process, stdin=stdin, stdout=stdout, stderr=stderr)
 
     def attach(self, container: str) -> Attachment:
         """A connection to the container's streams. Made before ``start``, it misses nothing. The caller closes it."""
+        from reconciler.runtime.terminal import Attachment
+
         return Attachment(self.task(container).bundle)
 
     def follow(self, container: str, *, tail: int | None = None, since: datetime | None = None) -> Iterator[LogLine]:
         """The container's log so far, and then as it grows until the container has exited."""
+        from reconciler.runtime.logs import follow_log
+
         task = self.task(container)
         ended = task.monitor.open()
         try:
@@ -325,3 +334,9 @@ def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def _write_bundle(directory: Path, spec: BundleSpec, cgroups: Cgroups) -> None:
+    from reconciler.runtime.bundle import write_bundle
+
+    write_bundle(directory, spec, cgroups)
