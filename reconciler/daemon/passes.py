@@ -1,0 +1,53 @@
+"""Passes over a real engine, as the loop asks for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from reconciler.apply.runner import Listener
+from reconciler.daemon.port import PassReport
+from reconciler.engine.port import Engine, Progress
+from reconciler.model.address import Address
+from reconciler.model.desired import Desired
+from reconciler.model.policy import PlanOptions
+from reconciler.reconcile import Session, prepare
+
+_AFTER_WAITING = 5.0  # events wake the loop sooner: this bounds only a missed one
+_AFTER_POSTPONED = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConverger:
+    """See ``daemon.port.Converger``. When ``stop`` is set, steps that run are finished and none begins."""
+
+    engine: Engine
+    options: PlanOptions
+    stop: threading.Event
+    progress: Progress
+    listener: Listener
+    lock_timeout: float = 10.0
+
+    def converge_once(
+        self, desired: Desired, *, asked: bool, exclude: Collection[Address], export: Callable[[], None]
+    ) -> PassReport:
+        with self.engine.turn(self.lock_timeout):
+            export()
+        options = dataclasses.replace(self.options, asked=asked)
+        session = Session(
+            prepare(desired, self.engine),
+            self.engine,
+            options,
+            self.progress,
+            self.listener,
+            self.stop,
+            self.lock_timeout,
+        )
+        last = session.one_pass(exclude)
+        while last.performed and not self.stop.is_set():
+            last = session.one_pass(exclude)
+        postponed = any(not item.error for item in last.plan.blocked)
+        next_try = _AFTER_POSTPONED if postponed else _AFTER_WAITING if last.waiting else None
+        return PassReport(last.plan, tuple(session.results), last.settled, last.waiting, next_try)
