@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,11 +43,12 @@ Listing = Mapping[str, Entry]
 
 
 class Repository:
-    """One process at a time may use it: what an ended one left half done is removed at the first use."""
+    """One process at a time may use it, with any of its threads: what an ended one left is removed at the first use."""
 
     def __init__(self, directory: Path, options: GitOptions) -> None:
         self._git = Git(directory, options)
         self._ready = False
+        self._preparing = threading.Lock()
 
     def fetch(self, remote: Remote, ref: str, into: str) -> str:
         """Brings the history of ``ref`` here, points our ref ``into`` at it, and returns the commit id.
@@ -142,17 +144,20 @@ class Repository:
         return None if found is None else found.decode().strip()
 
     def _prepare(self) -> None:
-        if self._ready:
-            return
-        directory = self._git.directory
+        with self._preparing:
+            if not self._ready:
+                self._clear_up(self._git.directory)
+                self._git.run("init", "--quiet", "--bare", "--template=")
+                self._ready = True
+
+    @staticmethod
+    def _clear_up(directory: Path) -> None:
+        """A git that was killed leaves its locks and half of a pack: the next one refuses, or leaks."""
         with durable.guarded("make", directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # A git that was killed leaves its locks and half of a pack, and the next one refuses or leaks.
             for pattern in ("*.lock", "refs/**/*.lock", "objects/**/tmp_*", "objects/info/*.lock"):
                 for left in directory.glob(pattern):
                     left.unlink(missing_ok=True)
-        self._git.run("init", "--quiet", "--bare", "--template=")
-        self._ready = True
 
 
 def _upload_pack(remote: Remote) -> list[str]:

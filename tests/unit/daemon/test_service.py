@@ -25,6 +25,7 @@ from reconciler.model.address import Address
 from reconciler.model.desired import Desired
 from reconciler.model.observed import Interest, ObservedContainer
 from reconciler.model.policy import PlanOptions
+from reconciler.source.background import BackgroundSource
 from reconciler.source.directory import DirectorySource
 from reconciler.source.git import GitSource
 from reconciler.source.port import Revision, Source
@@ -67,7 +68,9 @@ class _Running:
     def during(self, script: Callable[[], None], end: signal.Signals = signal.SIGTERM) -> signal.Signals | None:
         clock, stop = SystemClock(), threading.Event()
         wakeups = Wakeups(clock, quiet=0.02)
-        source = self._source
+        source: Source = self._source
+        if not source.watched:
+            source = BackgroundSource(source, lambda: wakeups.post("files"))
         specs = SpecWatch(source.watched, wakeups)
         converger = EngineConverger(self.engine, PlanOptions(), stop, lambda _: None, lambda *_: None)
         thread = threading.Thread(target=self._script, args=(script, end))
