@@ -55,7 +55,7 @@ class Platform:
         return cls.normal("linux", os.uname().machine)
 
     def runs(self, image: Platform) -> bool:
-        """Whether an image for ``image`` runs here: same system and architecture, variant equal, or older on arm and amd64."""
+        """Whether an image for ``image`` runs here: same system and architecture, variant equal, or older."""
         if (self.os, self.architecture) != (image.os, image.architecture):
             return False
         if self.architecture in ("arm", "amd64"):

@@ -19,6 +19,11 @@ from reconciler.spec.nodes import Node, place
 M = TypeVar("M", bound=Model)
 Path = tuple[str | int, ...]
 
+# What the Compose specification has and this language will not: they reach for files by themselves.
+REFUSED = {
+    "include": "name all spec files on the command line",
+    "extends": "write the fields out, or share them with an anchor and <<",
+}
 _EXPECTED = {
     "dict_type": "a mapping",
     "tuple_type": "a list",
@@ -74,6 +79,8 @@ def _named(path: Path, message: str, kind: str) -> str:
 
 def _unknown(name: str, model: type[Model] | None) -> tuple[str, str]:
     known = sorted(f.alias or n for n, f in model.model_fields.items()) if model else []
+    if name in REFUSED:
+        return f"{name} is refused", REFUSED[name]
     message = f"unknown field {shown(name, 40)}"
     if guess := nearest(name, known):
         return message, f"did you mean {guess}?"

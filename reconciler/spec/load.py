@@ -93,15 +93,6 @@ def _document(file: SpecFile, root: Node, scope: Scope, problems: Problems) -> D
     if not isinstance(root, MappingNode):
         problems.add(at, f"a spec is a mapping, found {describe(root)}", "begin with apiVersion: reconciler/v1")
         return None
-    for name in ("include", "extends"):
-        if name in root.pairs:
-            key = root.pairs[name][0]
-            problems.add(
-                Location(file.path, key.line, key.column),
-                f"{name} is refused",
-                "name all spec files on the command line",
-            )
-            return None
     known = MappingNode(root.line, root.column, {k: v for k, v in root.pairs.items() if not k.startswith("x-")})
     values = scalars.values(known, file.path, scope, problems)
     if "apiVersion" in root.pairs:

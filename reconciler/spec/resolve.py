@@ -16,7 +16,8 @@ from reconciler.spec.stacks import Document, merge
 
 def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, str]) -> Desired:
     """Merges the documents that are meant for this host and resolves every name. Raises ``SpecError``."""
-    stacks = merge((document for document in documents if _is_for(document, labels)), build.problems)
+    chosen = [document for document in documents if _is_for(document, labels)]
+    stacks = merge(chosen, build.problems)
     for stack in stacks.values():
         build_host(build, stack)
         build_stack_facts(build, stack)
@@ -24,7 +25,7 @@ def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, st
         build_images(build, stack)
         build_containers(build, stack)
         build_tags(build, stack)
-    for document in documents:
+    for document in chosen:
         _note_document(build, document)
     check_ports(build)
     check_cycles(build)

@@ -70,7 +70,12 @@ class LocalTree:
 
     def find(self, paths: Sequence[str], recursive: bool) -> Sequence[SpecFile]:
         found: dict[str, SpecFile] = {}
-        for name in (shown_name for path in paths for shown_name in _expand(path, recursive)):
+        try:
+            names = [name for path in paths for name in _expand(path, recursive)]
+        except OSError as error:
+            place = os.fsdecode(error.filename or "")
+            raise HostError(f"cannot read {shown(place)}: {error.strerror}", hint="check its permissions") from None
+        for name in names:
             real = os.path.realpath(name)
             if real not in found:
                 if len(found) >= MAX_FILES:
@@ -105,7 +110,7 @@ class LocalTree:
             raise InvalidError(f"malformed path {shown(path)}", hint="remove the NUL")
         place = os.path.abspath(os.path.join(directory, path))  # noqa: PTH100, PTH118 - lexical, as Compose reads it
         if self._root is not None:
-            real = Path(place).resolve()
+            real = Path(os.path.realpath(place))
             if real != self._root and self._root not in real.parents:
                 raise InvalidError(f"{shown(path)} leads out of {self._root}", hint="keep what specs name beside them")
         return place
@@ -123,7 +128,10 @@ def read_secret(tree: Tree, directory: str, path: str, limit: int) -> tuple[byte
         raise InvalidError(f"secret file {shown(path)} is empty", hint="write the secret into it")
     if not isinstance(source, LocalTree):
         return data, ""
-    status = Path(directory, path).stat()
+    try:
+        status = Path(directory, path).stat()
+    except OSError:  # gone since it was read
+        return data, ""
     if status.st_mode & stat.S_IROTH:
         return data, f"secret file {shown(path)} is readable by everyone; chmod 0400 it"
     if status.st_uid not in (0, os.geteuid()):

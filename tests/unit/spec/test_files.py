@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from reconciler.errors import InvalidError, NotFoundError
+from reconciler.errors import HostError, InvalidError, NotFoundError
 from reconciler.model.resources import FileContent, Import, Load, Sensitive
 from reconciler.spec.dotenv import parse_dotenv
 from reconciler.spec.errors import Problems, SpecError
@@ -190,6 +190,18 @@ def test_g04_a_spec_in_a_confined_tree_names_the_file(here):
     message = str(caught.value)
     assert "tree/a.yaml:4:21: file: './link' leads out of" in message
     assert "tree/a.yaml:4:40: '/etc/hostname' is absolute" in message
+
+
+def test_g04_a_loop_of_links_is_refused(here):
+    (here / "a").symlink_to("b")
+    (here / "b").symlink_to("a")
+    with pytest.raises((HostError, InvalidError)):
+        LocalTree(here).read(str(here), "a", 10)
+
+
+def test_a_name_too_long_for_the_system(here):
+    with pytest.raises(SpecError, match="cannot read"):
+        load_specs(["x" * 5000])
 
 
 def test_g05_malformed_paths(refuse):

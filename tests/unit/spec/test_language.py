@@ -318,7 +318,7 @@ def test_y34_include_is_refused(refuse, text):
 
 
 def test_y34_extends_is_refused(refuse_web):
-    assert "extends" in refuse_web("extends: {file: /etc/passwd, service: x}")
+    assert "extends is refused" in refuse_web("extends: {file: /etc/passwd, service: x}")
 
 
 @pytest.mark.parametrize(
