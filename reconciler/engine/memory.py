@@ -339,9 +339,8 @@ class MemoryEngine:
             network = Address.parse(name)
             if network not in self._kept.networks and network not in self.external:
                 raise NotFoundError(f"{found.address} needs {name}, which is not there", hint="plan again")
-        published = set(_published(found))
         for other in self._containers.alive():
-            if other.id != found.id and published & set(_published(other)):
+            if other.id != found.id and _share_a_port(found.form, other.form):
                 raise ConflictError(f"{found.address} publishes a port of {other.address}", hint="stop that one first")
         return self._containers.start(action)
 
@@ -360,6 +359,10 @@ class MemoryEngine:
     def containers(self) -> MemoryContainers:
         """For tests: to end, pause or remove containers behind the reconciler's back."""
         return self._containers
+
+    def tag_by_hand(self, address: Address, digest: Digest) -> None:
+        """A local tag that belongs to no stack, as ``image tag`` makes it."""
+        self._kept.tags[address] = ObservedTag(local=digest)
 
     def lose_image(self, address: Address) -> None:
         """A blob of the image disappears from the disk."""
@@ -392,10 +395,14 @@ def _stacks_of(address: Address, found: ObservedResource) -> frozenset[str]:
     return frozenset({found.stack if isinstance(found, ObservedTag) else address.name.partition("/")[0]})
 
 
-def _published(found: ObservedContainer) -> Iterator[tuple[int, str]]:
-    for port in found.form.get("ports", ()):
-        if port.get("host_port") is not None:
-            yield port["host_port"], port.get("protocol", "tcp")
+def _share_a_port(one: Form, other: Form) -> bool:
+    pairs = ((a, b) for a in one.get("ports", ()) for b in other.get("ports", ()))
+    return any(
+        a.get("host_port") is not None
+        and (a["host_port"], a.get("protocol")) == (b.get("host_port"), b.get("protocol"))
+        and (a.get("host_address") == b.get("host_address") or not a.get("host_address") or not b.get("host_address"))
+        for a, b in pairs
+    )
 
 
 def _is_job(form: Form) -> bool:

@@ -208,7 +208,7 @@ def _dependencies(draft: Draft, want: _Want) -> Gate:
 
 def _blocked(draft: Draft, want: _Want, gate: Gate) -> bool:
     if gate.blocked:
-        draft.block(want.address, "dependency-blocked", gate.blocked, error=False)
+        draft.block_gate(want.address, gate)
     return bool(gate.blocked)
 
 

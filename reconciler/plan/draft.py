@@ -23,15 +23,17 @@ R = TypeVar("R", bound=ObservedResource)
 @dataclass(frozen=True, slots=True)
 class Gate:
     """What stands before a step: ``needs`` are steps, ``deferred`` what must happen after this pass, and ``blocked``
-    what will not happen at all."""
+    what will not happen at all; ``mistaken`` when that is for the specs to put right."""
 
     needs: tuple[str, ...] = ()
     deferred: str = ""
     blocked: str = ""
+    mistaken: bool = False
 
     def and_(self, other: Gate) -> Gate:
         needs = tuple(dict.fromkeys((*self.needs, *other.needs)))
-        return Gate(needs, self.deferred or other.deferred, self.blocked or other.blocked)
+        blocked, mistaken = self.blocked or other.blocked, self.mistaken or other.mistaken
+        return Gate(needs, self.deferred or other.deferred, blocked, mistaken)
 
 
 OPEN = Gate()
@@ -84,6 +86,13 @@ class Draft:
         """Says why the resource cannot converge. The first reason stands."""
         location = self.desired.locations.get(address)
         self.blocked.setdefault(address, Blocked(address, Reason(code, message), hint, location, error))
+
+    def block_gate(self, address: Address, gate: Gate) -> None:
+        """Says that the resource is held up by what its gate waits for in vain."""
+        if gate.mistaken:
+            self.block(address, "dependency-mistaken", gate.blocked, "change the one or the other")
+        else:
+            self.block(address, "dependency-blocked", gate.blocked, error=False)
 
     def change(
         self,

@@ -53,7 +53,7 @@ def _plan_pull(draft: Draft, address: Address, image: Image, pull: Pull) -> None
     gate = draft.ready_gate(_facts_of(draft, pull.reference.registry))
     if gate.blocked:
         del draft.digests[address]
-        draft.block(address, "dependency-blocked", gate.blocked, error=False)
+        draft.block_gate(address, gate)
         return
     on_disk = found is not None and found.complete and found.digest == pin.digest
     cost = Cost(disk_bytes=0) if on_disk else _pull_cost(draft, pin, repaired=found is not None and not found.complete)
@@ -96,10 +96,12 @@ def _announce(draft: Draft, address: Address, found: ObservedImage | None, form:
         draft.change(address, "update", "incomplete", message, cost=cost)
     else:
         fields = diff(found.form, form)
-        moved = any(field.path == "digest" for field in fields)
-        code, message = ("tag-moved", "its tag points at another image") if moved else ("changed", "its fields changed")
-        if moved and len(fields) > 1:
-            code, message = "changed", "its fields changed"
+        paths = {field.path for field in fields}
+        code, message = "changed", "its fields changed"
+        if paths == {"digest"}:
+            code, message = "tag-moved", "its tag points at another image"
+        elif "pull.reference" in paths:
+            message = "its reference changed"
         draft.change(address, "update", code, message, fields, cost=cost)
 
 
@@ -118,7 +120,7 @@ def _plan_commit(draft: Draft, address: Address, image: Image, commit: Commit) -
     found = draft.current(address, ObservedImage)
     state = _commit_state(draft, commit)
     if state.gate.blocked:
-        draft.block(address, "dependency-blocked", state.gate.blocked, error=False)
+        draft.block_gate(address, state.gate)
         return
     if found and found.complete and found.form == form and state.key and _same(state.key, found.commit):
         draft.digests[address] = found.digest
@@ -171,6 +173,7 @@ def _make(
     elif not found.complete and found.form == form:
         draft.change(address, "update", "incomplete", "parts of it are missing on disk", (digest,), cost=cost)
     else:
-        draft.change(address, "update", "changed", message, (*diff(found.form, form), digest), cost=cost)
+        before = {name: value for name, value in found.form.items() if name != "digest"}
+        draft.change(address, "update", "changed", message, (*diff(before, form), digest), cost=cost)
     draft.digests[address] = None
     draft.ready[address] = draft.step(action, gate)

@@ -10,7 +10,7 @@ from reconciler.model.observed import Drift, ObservedNetwork, ObservedVolume
 from reconciler.model.resources import Network, Volume
 from reconciler.plan.diff import diff
 from reconciler.plan.draft import OPEN, Draft, Gate
-from reconciler.plan.plan import Cost, FieldChange, Operation
+from reconciler.plan.plan import FieldChange, Operation
 
 _NETWORK_IN_PLACE = frozenset({"labels"})
 
@@ -39,7 +39,7 @@ def plan_network(draft: Draft, address: Address, network: Network) -> None:
     elif any(field.replaces for field in fields):
         draft.recreated.add(address)
         message = "its subnet changed, so it and the running containers on it are made anew"
-        draft.change(address, "replace", "changed", message, fields, cost=Cost(downtime=True))
+        draft.change(address, "replace", "changed", message, fields)
         removal = draft.step(RemoveNetwork(address))
         draft.ready[address] = draft.step(EnsureNetwork(address, network, form), Gate((removal,)))
     elif found.drift:

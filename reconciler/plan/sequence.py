@@ -8,6 +8,7 @@ from dataclasses import replace
 from reconciler.model.action import RemoveContainer, RemoveNetwork, StartContainer
 from reconciler.model.address import Address
 from reconciler.model.observed import ObservedContainer
+from reconciler.model.reason import Reason
 from reconciler.plan.draft import Draft, Gate, own_stack
 from reconciler.plan.graph import ordered
 from reconciler.plan.plan import Cost, Step
@@ -35,11 +36,24 @@ def _remove_leftover(draft: Draft, found: ObservedContainer, start: Step | None)
     draft.freed[found.id] = draft.gone[found.id] = removal
     if start:
         draft.need(start.id, (removal,))
-    if found.address not in draft.changes:
+    _report_leftover(draft, found)
+
+
+def _report_leftover(draft: Draft, found: ObservedContainer) -> None:
+    message = f"container {found.id[:12]} is left of an interrupted replacement"
+    change = draft.changes.get(found.address)
+    if change is None:
         declared = found.address in draft.desired.resources
         cost = Cost(discarded_bytes=found.discarded_bytes, downtime=found.alive)
-        message = f"container {found.id[:12]} is left of an interrupted replacement"
         draft.change(found.address, "update" if declared else "delete", "leftover", message, cost=cost)
+        return
+    cost = replace(
+        change.cost,
+        discarded_bytes=(change.cost.discarded_bytes or 0) + found.discarded_bytes,
+        downtime=change.cost.downtime or found.alive,
+    )
+    reason = Reason(change.reason.code, f"{change.reason.message}; {message}")
+    draft.changes[found.address] = replace(change, reason=reason, cost=cost)
 
 
 def hand_over(draft: Draft) -> None:
@@ -79,6 +93,7 @@ def _empty_network(draft: Draft, network: Address, alive: list[ObservedContainer
         else:
             deferred = f"{found.address} uses it and cannot be replaced now"
             draft.steps[removal] = replace(draft.steps[removal], deferred=deferred)
+            draft.block(network, "in-use", deferred, error=False)
 
 
 def _free_early(draft: Draft, container_id: str) -> None:

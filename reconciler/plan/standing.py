@@ -22,7 +22,7 @@ def started(draft: Draft, address: Address) -> Gate:
     found = draft.current(address, ObservedContainer)
     declared = draft.desired.resources.get(address)
     if isinstance(declared, Container) and declared.state == "stopped":
-        return Gate(blocked=f"it depends on {address}, which is declared stopped")
+        return Gate(blocked=f"it depends on {address}, which is declared stopped", mistaken=True)
     if step := _start_step(draft, address):
         return step
     if found is not None and (found.alive or found.succeeded):
@@ -35,9 +35,9 @@ def completed(draft: Draft, address: Address) -> Gate:
     found = draft.current(address, ObservedContainer)
     declared = draft.desired.resources.get(address)
     if isinstance(declared, Container) and not declared.restart.is_job:
-        return Gate(blocked=f'{address} is a service and never ends: it needs `restart: "no"`')
+        return Gate(blocked=f'{address} is a service and never ends; a job has `restart: "no"`', mistaken=True)
     if isinstance(declared, Container) and declared.state == "stopped" and not (found and found.succeeded):
-        return Gate(blocked=f"{address} is declared stopped and has not run to its end")
+        return Gate(blocked=f"{address} is declared stopped and has not run to its end", mistaken=True)
     if step := _start_step(draft, address):
         return Gate(step.needs, step.deferred or f"{address} must exit 0 first")
     if found is None or address in draft.blocked:

@@ -25,7 +25,7 @@ _VERBS: Mapping[Operation, str] = {
     "update": "changed",
     "replace": "replaced",
     "replace-create-first": "replaced",
-    "delete": "deleted",
+    "delete": "removed",
     "start": "started",
     "stop": "stopped",
 }
@@ -85,7 +85,9 @@ def value(path: str, content: Any) -> str:
     name = path.partition("[")[0]
     if isinstance(content, str):
         text = content if content == "(sensitive)" or path == "image" else json.dumps(content, ensure_ascii=False)
-        return _clip(safe(content[:19] if _DIGEST.fullmatch(content) else text))
+        if _DIGEST.fullmatch(content):
+            return content[:19]
+        return _clip(safe(content[:12] if path.endswith(".sha256") else text))
     if name == "ports" and isinstance(content, list):
         return _clip(safe(", ".join(_port(port) for port in content)))
     if name == "mounts" and isinstance(content, Mapping):
@@ -161,5 +163,5 @@ def total_cost(changes: Iterable[Change]) -> str:
             parts.append(f"{label} " + (size(known) + (" or more" if unknown else "") if known else "unknown"))
     interrupted = sum(item.downtime for item in costs)
     if interrupted:
-        parts.append(f"{interrupted} interrupted")
+        parts.append(f"interrupts {interrupted} container" + "s" * (interrupted != 1))
     return ", ".join(parts)
