@@ -68,10 +68,11 @@ class Model(BaseModel):
 
     def unsupported(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """The path and the policy rule of every field in use, here or below, that is not supported yet."""
+        rules, nested = self.later_fields, self._nested
         for name in self.model_fields_set:
-            if name in self.later_fields:
-                yield (name,), self.later_fields[name]
-            elif name in self._nested:
+            if name in rules:
+                yield (name,), rules[name]
+            elif name in nested:
                 yield from _below(getattr(self, name), (name,))
 
     @classmethod
