@@ -207,9 +207,12 @@ def test_follows_a_repository_and_names_a_commit_that_does_not_parse(tmp_path: P
         assert "d/shop.yaml:2:1:" in bad.message
         assert daemon.conditions().revision == good
         assert daemon.container("web") == second
-        mended = upstream.commit({"d/shop.yaml": _spec("web", "db")})
+        bound = _spec("web", "db").replace("command:", "volumes: ['./conf:/etc/app:ro'], command:")
+        mended = upstream.commit({"d/shop.yaml": bound, "d/conf/x": "1"})
         daemon.until(lambda: daemon.conditions().revision == mended and daemon.alive("db"))
         daemon.until(lambda: daemon.conditions().bad is None)
+        conf = tmp_path / "root/trees" / upstream.git("rev-parse", "HEAD:d/conf")
+        assert (conf / "x").read_text() == "1"
 
     daemon.during(script)
 
