@@ -1,0 +1,258 @@
+"""What every engine must do, as tests that any engine can run.
+
+A test module subclasses ``EngineConformance`` and gives it a ``harness`` fixture::
+
+    class TestMemory(EngineConformance):
+        @pytest.fixture
+        def harness(self) -> Harness: ...
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from reconciler.engine.port import Engine, Generation, GenerationEntry, Outcome
+from reconciler.errors import ConflictError, LockedError, ReconcilerError
+from reconciler.model.action import (
+    CommitImage,
+    CreateContainer,
+    EnsureVolume,
+    PullImage,
+    ReleaseVolume,
+    RemoveContainer,
+    SetTag,
+    StartContainer,
+    StopContainer,
+)
+from reconciler.model.address import Address
+from reconciler.model.canonical import form
+from reconciler.model.desired import Desired
+from reconciler.model.observed import CommitKey, Observed, ObservedContainer, ObservedImage
+from reconciler.model.policy import PlanOptions
+from reconciler.model.resources import Commit, Container, Image, Volume
+from reconciler.plan.interest import interest_of
+from reconciler.plan.plan import Plan
+from reconciler.reconcile import look, prepare
+from reconciler.testing.builders import Stack
+
+PATIENCE = 20.0
+"""Seconds within which a container must start, end or stop."""
+
+
+@dataclass(frozen=True)
+class Harness:
+    """An engine on an empty root, and what it can run.
+
+    ``images`` are two references that can be pulled and differ. ``service`` are container fields of one that keeps
+    running and stops when asked, ``succeeds`` and ``fails`` of jobs that end with 0 and with another code.
+    """
+
+    engine: Engine
+    images: tuple[str, str]
+    service: dict[str, Any] = field(default_factory=dict)
+    succeeds: dict[str, Any] = field(default_factory=dict)
+    fails: dict[str, Any] = field(default_factory=dict)
+
+    def stack(self, **containers: dict[str, Any]) -> Stack:
+        stack = Stack("shop")
+        stack.pull("base", self.images[0])
+        for name, fields in containers.items():
+            stack.container(name, "base", **fields)
+        return stack
+
+    def plan(self, stack: Stack) -> tuple[Desired, Observed, Plan]:
+        desired = prepare(stack.desired(), self.engine)
+        return desired, *look(desired, self.engine, PlanOptions(allow_empty=True, max_deletes=1000))
+
+    def apply(self, stack: Stack) -> list[Outcome]:
+        """Performs the steps that can be performed now, in order."""
+        with self.engine.turn(PATIENCE):
+            steps = self.plan(stack)[2].steps
+            return [self.engine.perform(step.action, lambda _: None) for step in steps if not step.deferred]
+
+    def observe(self, stack: Stack) -> Observed:
+        return self.engine.observe(interest_of(prepare(stack.desired(), self.engine)))
+
+    def container(self, stack: Stack, name: str) -> ObservedContainer:
+        found = self.observe(stack).resources[Address("container", f"shop/{name}")]
+        assert isinstance(found, ObservedContainer)
+        return found
+
+    def until(self, stack: Stack, name: str, condition: Callable[[ObservedContainer], bool]) -> ObservedContainer:
+        """Waits for events until the container meets the condition."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition(found := self.container(stack, name)):
+            assert time.monotonic() < deadline, found
+            self.engine.wait(1.0)
+        return found
+
+
+class EngineConformance:
+    """The tests. Each uses a fresh root."""
+
+    def test_a_root_that_does_not_exist_is_observed_as_empty(self, harness: Harness) -> None:
+        seen = harness.observe(harness.stack())
+        assert not seen.resources
+        assert not seen.leftovers
+        assert seen.root_id == harness.observe(harness.stack()).root_id
+
+    def test_seals_tell_values_apart_and_nothing_else(self, harness: Harness) -> None:
+        one, two = harness.engine.seal(b"one"), harness.engine.seal(b"two")
+        assert one == harness.engine.seal(b"one") != two
+        assert "one" not in one
+
+    def test_resolve_gives_one_answer_for_each_pull(self, harness: Harness) -> None:
+        stack = harness.stack()
+        stack.pull("none", harness.images[0].rpartition(":")[0] + ":no-such-tag")
+        pins = harness.plan(stack)[0].pins
+        assert [type(pins[address]).__name__ for address in sorted(pins)] == ["Pin", "Absent"]
+
+    def test_a_service_is_pulled_created_started_and_then_left_alone(self, harness: Harness) -> None:
+        stack = harness.stack(web=harness.service)
+        assert all(outcome.changed for outcome in harness.apply(stack))
+        web = harness.until(stack, "web", lambda found: found.alive)
+        assert (web.run, web.exit_code) == (1, None)
+        assert harness.plan(stack)[2].changes == ()
+
+    def test_every_action_can_be_performed_again(self, harness: Harness) -> None:
+        stack = harness.stack(web=harness.service)
+        steps = harness.plan(stack)[2].steps
+        with harness.engine.turn(PATIENCE):
+            for step in steps:
+                harness.engine.perform(step.action, lambda _: None)
+            before = harness.container(stack, "web")
+            again = [harness.engine.perform(step.action, lambda _: None) for step in steps]
+        assert not any(outcome.changed for outcome in again)
+        assert harness.container(stack, "web").id == before.id
+
+    def test_pulling_again_transfers_nothing(self, harness: Harness) -> None:
+        stack = harness.stack()
+        pull = harness.plan(stack)[2].steps[0].action
+        assert isinstance(pull, PullImage)
+        with harness.engine.turn(PATIENCE):
+            first = harness.engine.perform(pull, lambda _: None)
+            assert first.digest == pull.pin.digest
+            assert harness.engine.perform(pull, lambda _: None).bytes_pulled == 0
+
+    def test_a_job_ends_with_its_code_and_tells_when(self, harness: Harness) -> None:
+        stack = harness.stack(good=harness.succeeds, bad=harness.fails)
+        harness.apply(stack)
+        good = harness.until(stack, "good", lambda found: found.status == "exited")
+        bad = harness.until(stack, "bad", lambda found: found.status == "exited")
+        assert good.succeeded
+        assert bad.exit_code not in (0, None)
+        assert good.started_at is not None and good.finished_at is not None
+        assert good.started_at <= good.finished_at
+
+    def test_a_stopped_container_starts_again_as_itself(self, harness: Harness) -> None:
+        stack = harness.stack(web=harness.service)
+        harness.apply(stack)
+        web = harness.until(stack, "web", lambda found: found.alive)
+        with harness.engine.turn(PATIENCE):
+            stop = StopContainer(web.address, web.id)
+            assert harness.engine.perform(stop, lambda _: None).changed
+            assert not harness.engine.perform(stop, lambda _: None).changed
+            assert harness.container(stack, "web").status == "exited"
+            harness.engine.perform(StartContainer(web.address), lambda _: None)
+        again = harness.until(stack, "web", lambda found: found.alive)
+        assert (again.id, again.run) == (web.id, 2)
+
+    def test_a_replacement_is_there_before_the_old_one_goes(self, harness: Harness) -> None:
+        stack = harness.stack(web=harness.service)
+        harness.apply(stack)
+        old = harness.until(stack, "web", lambda found: found.alive)
+        changed = harness.stack(web={**harness.service, "environment": {"CHANGED": "1"}})
+        steps = {step.action.verb: step.action for step in harness.plan(changed)[2].steps}
+        with harness.engine.turn(PATIENCE):
+            harness.engine.perform(steps["create"], lambda _: None)
+            seen = harness.observe(changed)
+            assert [(left.id, left.alive) for left in seen.leftovers] == [(old.id, True)]
+            new = harness.container(changed, "web")
+            assert (new.status, new.id != old.id) == ("created", True)
+            for verb in ("stop", "start", "remove"):
+                harness.engine.perform(steps[verb], lambda _: None)
+        assert harness.container(changed, "web").id == new.id
+        assert harness.plan(changed)[2].changes == ()
+
+    def test_removing_takes_a_running_container_and_forgives_an_absent_one(self, harness: Harness) -> None:
+        stack = harness.stack(web=harness.service)
+        harness.apply(stack)
+        web = harness.until(stack, "web", lambda found: found.alive)
+        with harness.engine.turn(PATIENCE):
+            assert harness.engine.perform(RemoveContainer(web.address, web.id), lambda _: None).changed
+            assert not harness.engine.perform(RemoveContainer(web.address, web.id), lambda _: None).changed
+        assert web.address not in harness.observe(stack).resources
+
+    def test_a_commit_gives_the_same_image_for_the_same_layer(self, harness: Harness) -> None:
+        stack = harness.stack(writer=harness.succeeds)
+        made = stack.commit("made", "writer", "Jordan Bach", "saved")
+        harness.apply(stack)
+        harness.until(stack, "writer", lambda found: found.status == "exited")
+        harness.apply(stack)
+        image = harness.observe(stack).resources[made]
+        assert isinstance(image, ObservedImage)
+        assert harness.plan(stack)[2].changes == ()
+        assert image.commit is not None
+        entry = stack.resources[made]
+        assert isinstance(entry, Image)
+        assert isinstance(entry.source, Commit)
+        with harness.engine.turn(PATIENCE):
+            again = CommitImage(made, entry.source, image.commit, image.form)
+            assert harness.engine.perform(again, lambda _: None).digest == image.digest
+            stale = replace(again, key=CommitKey(image.commit.container_id, 99, image.commit.fingerprint))
+            with pytest.raises(ConflictError):
+                harness.engine.perform(stale, lambda _: None)
+
+    def test_a_local_tag_moves_with_its_image(self, harness: Harness) -> None:
+        for reference in harness.images:
+            stack = Stack("shop")
+            stack.pull("base", reference)
+            stack.tag("shop.example/app:live", "base")
+            harness.apply(stack)
+            assert harness.plan(stack)[2].changes == ()
+
+    def test_a_volume_that_leaves_keeps_its_place(self, harness: Harness) -> None:
+        address = Address("volume", "shop/data")
+        volume = Volume()
+        with harness.engine.turn(PATIENCE):
+            harness.engine.perform(EnsureVolume(address, volume, form(volume)), lambda _: None)
+            assert harness.engine.perform(ReleaseVolume(address), lambda _: None).changed
+            assert not harness.engine.perform(ReleaseVolume(address), lambda _: None).changed
+
+    def test_what_is_not_on_disk_is_neither_tagged_nor_run(self, harness: Harness) -> None:
+        stack = harness.stack(web=harness.service)
+        tag = stack.tag("shop.example/app:live", "base")
+        desired, _, planned = harness.plan(stack)
+        digest = next(step.action.pin.digest for step in planned.steps if isinstance(step.action, PullImage))
+        web = Address("container", "shop/web")
+        container = desired.resources[web]
+        assert isinstance(container, Container)
+        with harness.engine.turn(PATIENCE):
+            with pytest.raises(ReconcilerError):
+                harness.engine.perform(SetTag(tag, desired.resources[tag], digest, {}, "shop"), lambda _: None)  # type: ignore[arg-type]
+            with pytest.raises(ReconcilerError):
+                action = CreateContainer(web, container, {**form(container), "image": str(digest)}, digest)
+                harness.engine.perform(action, lambda _: None)
+        assert harness.observe(stack).leftovers == ()
+
+    def test_one_writer_at_a_time(self, harness: Harness) -> None:
+        with harness.engine.turn(PATIENCE), pytest.raises(LockedError), harness.engine.turn(0.05):
+            raise AssertionError("two writers")
+        with harness.engine.turn(PATIENCE):
+            pass
+
+    def test_generations_are_numbered_and_remember_the_source(self, harness: Harness) -> None:
+        image = Address("image", "shop/base")
+        generation = Generation(frozenset({"shop"}), "/specs", "abc", {image: GenerationEntry({"pull": {}})})
+        with harness.engine.turn(PATIENCE):
+            assert harness.engine.record(generation) == 1
+            assert harness.engine.record(generation) == 2
+        assert [item.number for item in harness.engine.generations()] == [1, 2]
+        assert harness.engine.generations()[0].entries[image].form == {"pull": {}}
+        asked = Desired({}, frozenset(), source="/specs")
+        assert harness.engine.observe(interest_of(asked)).source_stacks == {"shop"}
