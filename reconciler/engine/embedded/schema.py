@@ -88,6 +88,18 @@ ENGINE = Schema(
             UNIQUE (network, address)
         ) WITHOUT ROWID;
 
+        -- The host ports that are published now. (The key's columns come first: quick_check of SQLite 3.40 takes other
+        -- orders in a table WITHOUT ROWID for damage.)
+        CREATE TABLE published (
+            host_address TEXT NOT NULL,
+            host_port INTEGER NOT NULL,
+            protocol TEXT NOT NULL,
+            container TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+            container_address TEXT NOT NULL,
+            container_port INTEGER NOT NULL,
+            PRIMARY KEY (host_address, host_port, protocol)
+        ) WITHOUT ROWID;
+
         CREATE TABLE generations (
             number INTEGER PRIMARY KEY AUTOINCREMENT,
             created_at REAL NOT NULL,

@@ -1,0 +1,189 @@
+"""``reconciler apply`` and ``destroy``: show, ask, carry out, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from reconciler.cli.context import Context
+from reconciler.cli.escape import printable
+from reconciler.cli.plan import plan_options, render, warn
+from reconciler.cli.progress import display
+from reconciler.cli.specs import load_desired
+from reconciler.errors import InvalidError, StalePlanError, UsageError
+from reconciler.model.policy import PlanOptions
+
+if TYPE_CHECKING:
+    from reconciler.apply.report import Report
+    from reconciler.engine.embedded.engine import EmbeddedEngine
+    from reconciler.model.address import Address
+    from reconciler.model.desired import Desired, Pin
+    from reconciler.plan.plan import Plan
+    from reconciler.plan.saved import SavedPlan
+
+_MAX_PLAN_FILE = 64 * 1024 * 1024
+
+
+def run(context: Context, options: argparse.Namespace) -> int:
+    """Exit codes of ``Report.exit_code``; 1 when the person says no, 6 for a saved plan that no longer fits."""
+    saved = _saved_plan(options.paths)
+    if saved is not None:
+        return _apply_saved(context, options, saved)
+    desired = load_desired(context, options)
+    warn(context, desired)
+    with context.engine() as engine:
+        return _apply(context, options, engine, desired, plan_options(options))
+
+
+def destroy(context: Context, options: argparse.Namespace) -> int:
+    """Removes all that the named stacks own; the data of volumes stay unless ``--delete-volumes``."""
+    from reconciler.model.desired import Desired
+
+    if bool(options.stacks) == options.all:
+        raise UsageError("destroy takes the names of stacks, or --all")
+    with context.engine() as engine:
+        known = engine.stacks()
+        unknown = sorted(set(options.stacks) - known)
+        if unknown:
+            names = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"no stack {unknown[0]!a} on this host", hint=f"the stacks are: {names}")
+        stacks = frozenset(options.stacks) or known
+        wanted = PlanOptions(asked=True, max_deletes=1_000_000, allow_empty=True, delete_volumes=options.delete_volumes)
+        return _apply(context, options, engine, Desired({}, stacks, source=""), wanted)
+
+
+def _apply(
+    context: Context,
+    options: argparse.Namespace,
+    engine: EmbeddedEngine,
+    desired: Desired,
+    wanted: PlanOptions,
+    pins: Mapping[Address, Pin] | None = None,
+    saved: SavedPlan | None = None,
+) -> int:
+    from reconciler.plan.saved import same_work
+    from reconciler.reconcile import look, prepare
+
+    desired = prepare(desired, engine, pins)
+    observed, plan = look(desired, engine, wanted)
+    if saved is not None:
+        if saved.root_id != observed.root_id:
+            raise StalePlanError("the saved plan was made for another root", hint="plan again with this --root")
+        if differences := same_work(saved, plan):
+            listed = "".join(f"\n  {line}" for line in differences[:20])
+            raise StalePlanError(f"the saved plan no longer fits what is there:{listed}", hint="plan again")
+    if options.output == "text":
+        context.stdout.write(render(context, plan, "text"))
+        context.stdout.flush()
+    if plan.empty:
+        _print_report(context, options, None, plan)
+        return 1 if plan.errored else 0
+    if saved is None and not options.yes and not _agreed(context):
+        return 1
+    report = _converge(context, engine, desired, wanted, plan)
+    _print_report(context, options, report, plan)
+    return report.exit_code
+
+
+def _apply_saved(context: Context, options: argparse.Namespace, saved: SavedPlan) -> int:
+    sources = saved.sources
+    again = argparse.Namespace(**{**vars(options), **{key: sources.get(key, []) for key in _SOURCE_KEYS}})
+    again.recursive = bool(sources.get("recursive"))
+    desired = load_desired(context, again)
+    with context.engine() as engine:
+        return _apply(context, options, engine, desired, saved.options, saved.pins, saved)
+
+
+_SOURCE_KEYS = ("paths", "label", "var", "env", "env_file")
+
+
+def _converge(context: Context, engine: EmbeddedEngine, desired: Desired, wanted: PlanOptions, plan: Plan) -> Report:
+    from reconciler.reconcile import Session
+
+    stop = threading.Event()
+    with display(context) as shown, _stopping(context, stop):
+        session = Session(
+            desired,
+            engine,
+            wanted,
+            shown.progress,
+            shown.step,
+            stop,
+            context.lock_timeout,
+            approved=frozenset(step.id for step in plan.steps),
+        )
+        return session.converge(plan)
+
+
+@contextmanager
+def _stopping(context: Context, stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets what runs end and begins nothing new; the second ends the program."""
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the interpreter's signature
+        if stop.is_set():
+            raise KeyboardInterrupt
+        context.note("stopping: waiting for what runs; the next apply goes on from there (again to stop at once)")
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _agreed(context: Context) -> bool:
+    if not context.interactive:
+        raise UsageError(
+            "there is no terminal to ask on", hint="use --yes, or apply a plan saved with `plan --out FILE`"
+        )
+    context.stderr.write("Apply this? Only 'yes' is a yes: ")
+    context.stderr.flush()
+    answer = input()
+    return answer.strip() == "yes"
+
+
+def _saved_plan(paths: list[str]) -> SavedPlan | None:
+    """The saved plan that the only argument is, or None when it is not one."""
+    if len(paths) != 1 or not Path(paths[0]).is_file():
+        return None
+    with Path(paths[0]).open("rb") as file:
+        data = file.read(_MAX_PLAN_FILE)
+    if not data.lstrip().startswith(b"{") or b'"reconciler/plan"' not in data[:200]:
+        return None
+    from reconciler.plan.saved import load
+
+    try:
+        content: Any = json.loads(data)
+    except ValueError as error:
+        raise InvalidError(f"{paths[0]}: the saved plan is damaged: {error}", hint="plan again") from None
+    return load(content)
+
+
+def _print_report(context: Context, options: argparse.Namespace, report: Report | None, plan: Plan) -> None:
+    if options.output == "json":
+        from reconciler.cli.report import document
+
+        context.print(json.dumps(document(plan, report), indent=2))
+        return
+    if report is None:
+        return
+    for item in report.last.blocked:
+        context.note(printable(f"{item.address}: {item.reason.message}" + (f" ({item.hint})" if item.hint else "")))
+    generation = f", generation {report.generation}" if report.generation is not None else ""
+    failed = len(report.failures)
+    if report.converged:
+        context.print(f"Applied: {len(report.applied)} steps{generation}.")
+    elif report.interrupted:
+        context.print(f"Interrupted after {len(report.applied)} steps; the next apply goes on from there.")
+    else:
+        left = len(report.last.changes)
+        context.print(f"Not converged: {len(report.applied)} steps done, {failed} failed, {left} changes left.")

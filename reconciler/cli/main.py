@@ -1,0 +1,64 @@
+"""The entry point: parses, dispatches, and turns every outcome into an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+from reconciler import log
+from reconciler.cli.context import Context, from_process
+from reconciler.cli.escape import printable
+from reconciler.cli.parser import build_parser
+from reconciler.errors import ReconcilerError, UsageError
+
+SIGINT_CODE = 130
+SIGTERM_CODE = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived outside a command that handles it itself."""
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code (DESIGN section 5). Never raises for what a user can cause."""
+    context: Context | None = None
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        options = build_parser().parse_args(arguments)
+        log.configure(level=options.log_level, format=options.log_format, color=sys.stderr.isatty())
+        context = from_process(options.root, options.lock_timeout, options.progress)
+        code: int = options.run(context, options)
+        sys.stdout.flush()
+        return code
+    except ReconcilerError as error:
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return SIGINT_CODE
+    except Terminated:
+        return SIGTERM_CODE
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does. Python would complain again at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        return SIGINT_CODE + signal.SIGPIPE - signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the interpreter's signature
+    raise Terminated
+
+
+def _complain(error: ReconcilerError) -> None:
+    text = printable(str(error), keep="\n")
+    sys.stderr.write(f"error: {text}\n")
+    if error.hint:
+        sys.stderr.write(f"  hint: {printable(error.hint)}\n")
+    if isinstance(error, UsageError):
+        sys.stderr.write("  see: reconciler --help\n")

@@ -1,0 +1,151 @@
+"""The argument grammar. Each command's module is imported only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from reconciler import __version__
+from reconciler.cli.context import DEFAULT_ROOT, Context
+from reconciler.errors import UsageError
+
+Command = Callable[[Context, argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a usage error is ours: it exits 64, never 2, which means "changes" for a plan."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}", hint=" ".join(self.format_usage().split()))
+
+
+def command(module: str, function: str = "run") -> Command:
+    """A command that imports ``reconciler.cli.<module>`` when it is called."""
+
+    def call(context: Context, options: argparse.Namespace) -> int:
+        target: Command = getattr(importlib.import_module(f"reconciler.cli.{module}"), function)
+        return target(context, options)
+
+    return call
+
+
+def build_parser() -> Parser:
+    """The whole grammar."""
+    parser = Parser(
+        prog="reconciler",
+        description="Declarative images, tags, containers and registry mirrors for one host.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"reconciler {__version__}")
+    parser.add_argument("--root", metavar="DIR", help=f"all state (RECONCILER_ROOT; default {DEFAULT_ROOT})")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
+    parser.add_argument(
+        "--lock-timeout", type=_seconds, default=10.0, metavar="SECONDS", help="wait this long for another writer"
+    )
+    parser.add_argument("--progress", choices=("auto", "tty", "plain", "json", "quiet"), default="auto")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    _spec_commands(commands)
+    _host_commands(commands)
+    from reconciler.cli import container_arguments, image_arguments
+
+    image_arguments.add(commands)
+    container_arguments.add(commands)
+    return parser
+
+
+def _spec_commands(commands: Any) -> None:
+    validate = commands.add_parser("validate", help="check specs; needs no host")
+    _spec_arguments(validate)
+    validate.set_defaults(run=command("validate"))
+
+    plan = commands.add_parser("plan", help="show what would change; changes nothing")
+    _spec_arguments(plan)
+    _plan_arguments(plan)
+    plan.add_argument("-o", "--output", choices=("text", "json", "markdown"), default="text")
+    plan.add_argument("--detailed-exitcode", action="store_true", help="exit 2 when there are changes")
+    plan.add_argument("--out", metavar="FILE", help="save the plan for `apply FILE`")
+    plan.set_defaults(run=command("plan"))
+
+    apply = commands.add_parser("apply", help="make it so")
+    _spec_arguments(apply)
+    _plan_arguments(apply)
+    apply.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    apply.add_argument("--yes", action="store_true", help="do not ask")
+    apply.set_defaults(run=command("apply"))
+
+    daemon = commands.add_parser("daemon", help="keep it so")
+    _spec_arguments(daemon, paths="*")
+    daemon.add_argument("--git", metavar="URL", help="take the specs from a git repository instead of PATH")
+    daemon.add_argument("--ref", default="HEAD", help="the branch, tag or commit to follow")
+    daemon.add_argument("--path", default="", metavar="DIR", help="the directory of the repository to read")
+    daemon.add_argument("--interval", type=_duration, default=60.0, metavar="TIME", help="such as 60s or 5m")
+    daemon.add_argument("--max-deletes", type=int, metavar="N")
+    daemon.set_defaults(run=command("daemon"))
+
+
+def _host_commands(commands: Any) -> None:
+    status = commands.add_parser("status", help="what this host has, and how it is")
+    status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    status.set_defaults(run=command("status"))
+
+    destroy = commands.add_parser("destroy", help="remove all that stacks own")
+    destroy.add_argument("stacks", nargs="*", metavar="STACK")
+    destroy.add_argument("--all", action="store_true", help="every stack of this root")
+    destroy.add_argument("--yes", action="store_true", help="do not ask")
+    destroy.add_argument("--delete-volumes", action="store_true", help="also delete the data of volumes")
+    destroy.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    destroy.set_defaults(run=command("apply", "destroy"))
+
+    gc = commands.add_parser("gc", help="free what nothing needs")
+    gc.add_argument("--plan", action="store_true", help="list what would go, and why; frees nothing")
+    gc.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    gc.set_defaults(run=command("gc"))
+
+    login = commands.add_parser("login", help="store credentials for a registry")
+    login.add_argument("registry", metavar="HOST")
+    login.add_argument("-u", "--username", required=True)
+    login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    login.add_argument("--plain-http", action="store_true", help="the registry speaks plain HTTP")
+    login.set_defaults(run=command("login"))
+
+
+def _spec_arguments(parser: Parser, paths: str = "*") -> None:
+    parser.add_argument("paths", nargs=paths, metavar="PATH", help="spec files or directories (default: .)")
+    parser.add_argument("-R", "--recursive", action="store_true", help="also the subdirectories")
+    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="a label of this host")
+    parser.add_argument("--var", action="append", default=[], metavar="K=V", help="a variable for ${K}")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME", help="take ${NAME} from the environment")
+    parser.add_argument("--env-file", action="append", default=[], metavar="FILE", help="variables from a file")
+
+
+def _plan_arguments(parser: Parser) -> None:
+    parser.add_argument("--max-deletes", type=int, metavar="N", help="allow this many deletions")
+    parser.add_argument("--allow-empty", action="store_true", help="allow specs that declare nothing")
+    parser.add_argument("--delete-volumes", action="store_true", help="also delete the data of volumes that left")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86400:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds (0 to 86400)"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _duration(text: str) -> float:
+    for unit, factor in _UNITS.items():
+        number = text.removesuffix(unit)
+        if number != text and number.replace(".", "", 1).isdigit():
+            value = float(number) * factor
+            if 0.1 <= value <= 86400:
+                return value
+    raise ValueError
+
+
+_duration.__name__ = "duration such as 30s, 5m or 1h"

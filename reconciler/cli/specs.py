@@ -1,0 +1,98 @@
+"""From the arguments of a command to ``Desired``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.cli.context import Context
+from reconciler.errors import UsageError
+
+if TYPE_CHECKING:
+    from reconciler.model.desired import Desired
+    from reconciler.spec.tree import Tree
+    from reconciler.spec.variables import Variable
+
+
+def load_desired(context: Context, options: argparse.Namespace, *, secrets: bool = True) -> Desired:
+    """The specs that a command names, resolved for this host. Raises ``SpecError`` with every problem found."""
+    from reconciler.spec.load import load_specs
+
+    paths = options.paths or ["."]
+    desired = load_specs(
+        paths,
+        recursive=options.recursive,
+        labels=host_labels(context, options.label),
+        variables=variables(options.env_file, options.var),
+        environment=allowed_environment(context, options.env),
+        secrets=secrets,
+    )
+    return dataclasses.replace(desired, source=source_name(paths))
+
+
+def load_from_tree(
+    context: Context, options: argparse.Namespace, tree: Tree, paths: Sequence[str], source: str, revision: str
+) -> Desired:
+    """The same from files that a source provides, such as one commit of a repository."""
+    from reconciler.spec.load import load_specs
+
+    desired = load_specs(
+        paths,
+        recursive=options.recursive,
+        labels=host_labels(context, options.label),
+        variables=variables(options.env_file, options.var),
+        environment=allowed_environment(context, options.env),
+        tree=tree,
+    )
+    return dataclasses.replace(desired, source=source, revision=revision)
+
+
+def source_name(paths: Sequence[str]) -> str:
+    """The stable name of a set of paths: what leaves it is pruned."""
+    return "dir:" + ",".join(sorted(str(Path(path).resolve()) for path in paths))
+
+
+def host_labels(context: Context, given: Sequence[str]) -> dict[str, str]:
+    """This host's labels: ROOT/host.yaml, overridden by ``--label``."""
+    from reconciler.engine.embedded.host import read_host_settings
+
+    return {**read_host_settings(context.root).labels, **dict(_pair(text, "--label") for text in given)}
+
+
+def variables(files: Sequence[str], given: Sequence[str]) -> Mapping[str, Variable | str]:
+    """What ``--env-file`` and ``--var`` say; ``--var`` wins."""
+    from reconciler.spec.dotenv import MAX_BYTES, parse_dotenv
+    from reconciler.spec.errors import Problems
+
+    problems = Problems()
+    found: dict[str, Variable | str] = {}
+    for name in files:
+        try:
+            with Path(name).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read --env-file {name}: {error.strerror}") from None
+        if len(data) > MAX_BYTES:
+            raise UsageError(f"--env-file {name} has more than {MAX_BYTES} bytes")
+        found.update(parse_dotenv(name, data, problems))
+    problems.raise_if_any()
+    found.update(_pair(text, "--var") for text in given)
+    return found
+
+
+def allowed_environment(context: Context, names: Sequence[str]) -> dict[str, str]:
+    """The variables of the process that ``--env`` names. Raises ``UsageError`` for one that is not set."""
+    missing = [name for name in names if name not in context.environment]
+    if missing:
+        raise UsageError(f"--env {missing[0]}: the variable is not set")
+    return {name: context.environment[name] for name in names}
+
+
+def _pair(text: str, flag: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{flag} {text[:100]!a} is not NAME=VALUE")
+    return name, value

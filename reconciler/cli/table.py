@@ -1,0 +1,58 @@
+"""Tables and human units for listings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from reconciler.cli.escape import printable
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart; what came from outside is made printable."""
+    cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def size(count: int | None) -> str:
+    """Bytes in decimal units, as Docker prints sizes: ``7.4MB``."""
+    if count is None:
+        return "?"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.3g}{unit}" if unit != "B" else f"{count}B"
+        value /= 1000
+    raise AssertionError("unreachable")
+
+
+def ago(seconds: float) -> str:
+    """A duration as people say it: ``3 minutes ago``; a moment in the future is ``just now``."""
+    if seconds < 5:
+        return "just now"
+    for length, unit in (
+        (86400 * 365, "year"),
+        (86400 * 30, "month"),
+        (86400 * 7, "week"),
+        (86400, "day"),
+        (3600, "hour"),
+    ):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}s ago"
+    if seconds >= 120:
+        return f"{int(seconds // 60)} minutes ago"
+    return f"{int(seconds)} seconds ago"
+
+
+def since(text: str, now: datetime) -> str:
+    """How long ago an RFC 3339 date of an image was, or the text itself when it is no date."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text or "n/a"
+    if moment.tzinfo is None:
+        return text
+    return ago((now - moment).total_seconds())

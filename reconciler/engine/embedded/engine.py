@@ -1,0 +1,184 @@
+"""The engine port on one root of this host."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.engine.embedded.host import HostSettings, read_host_settings
+from reconciler.engine.embedded.machinery import Machinery
+from reconciler.engine.embedded.perform import Performer
+from reconciler.engine.embedded.registries import Surroundings, make_client, merged, recorded_facts
+from reconciler.engine.embedded.resolve import resolve_all
+from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer
+from reconciler.engine.embedded.tags import remote_tags
+from reconciler.engine.embedded.waiting import wait_for_exit
+from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
+from reconciler.linux.lock import DirectoryLock
+from reconciler.model.capabilities import Capabilities
+from reconciler.model.observed import Interest, ObservedFact
+from reconciler.oci.digest import Digest
+from reconciler.store.identity import prepare_root
+
+if TYPE_CHECKING:
+    from reconciler.model.action import Action
+    from reconciler.model.address import Address
+    from reconciler.model.desired import Resolution
+    from reconciler.model.observed import Observed
+    from reconciler.model.resources import Pull
+    from reconciler.registry.client import RegistryClient
+
+_FOREVER = 10 * 365 * 86400.0
+# Blobs in flight at once. Registries limit connections of one client, and two cores inflate no more than this.
+_TRANSFERS = 6
+_IN_PLACE = frozenset({"restart", "stop_signal", "stop_grace_period", "labels"})
+
+
+class EmbeddedEngine:
+    """One root. Outside a turn it reads; the first turn opens the root for writing, making it if it is new.
+
+    Threads may share it; only one at a time may hold the turn.
+    """
+
+    def __init__(self, root: Path, surroundings: Surroundings | None = None) -> None:
+        self.root = root
+        self._surroundings = surroundings or Surroundings()
+        self._fetched: dict[Digest, bytes] = {}
+        self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
+        self._lock = threading.RLock()
+        self._turns = threading.Lock()
+        self._reader: Machinery | None = None
+        self._writer: Machinery | None = None
+        self._clients: dict[HostFacts, RegistryClient] = {}
+        self._facts = HostFacts()
+        self._turn = False
+
+    def __enter__(self) -> EmbeddedEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes connections and files. Containers are left as they are."""
+        self._transfers.shutdown(wait=True)
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        for machinery in (self._reader, self._writer):
+            if machinery is not None:
+                machinery.close()
+        self._reader = self._writer = None
+
+    # The port
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(in_place=_IN_PLACE)
+
+    def seal(self, value: bytes) -> str:
+        # A root that does not exist yet has no key, and nothing sealed to compare with: the first turn seals again.
+        identity = self.view().state.identity
+        return identity.seal(value) if identity.exists else ""
+
+    def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
+        if not pulls:
+            return {}
+        view = self.view()
+        return resolve_all(pulls, view.state, self.client(hosts), view.manifests)
+
+    def observe(self, interest: Interest, hosts: HostFacts = HostFacts()) -> Observed:  # noqa: B008  frozen
+        view = self.view()
+        self._facts = hosts
+        asked: Callable[[frozenset[Address]], Mapping[Address, object]] = lambda tags: (  # noqa: E731
+            remote_tags(self.client(hosts), tags) if tags else {}
+        )
+        return view.observer.observe(
+            interest,
+            asked,  # type: ignore[arg-type]
+            may_set_sysctls=view.host.may_set_sysctls,
+        )
+
+    def perform(self, action: Action, progress: Progress) -> Outcome:
+        return Performer(self.writer(), partial(self.client, self._facts)).perform(action, progress)
+
+    @contextmanager
+    def turn(self, timeout: float | None) -> Iterator[None]:
+        prepare_root(self.root)
+        with self._turns, DirectoryLock(self.root).acquire(_FOREVER if timeout is None else timeout):
+            writer = self._open_writer()
+            self._turn = True
+            try:
+                writer.containers.reap()
+                yield
+            finally:
+                self._turn = False
+                state = writer.state
+                assert isinstance(state, WriterState)
+                state.close_pass()
+
+    def record(self, generation: Generation) -> int:
+        return self.writer().state.generations.add(generation, time.time())
+
+    def generations(self) -> Sequence[Generation]:
+        return self.view().state.generations.all()
+
+    def wait(self, timeout: float) -> Sequence[Event]:
+        view = self.view()
+        return wait_for_exit(view.state, view.containers, timeout)
+
+    # For the commands that are not plans
+
+    def stacks(self) -> frozenset[str]:
+        """Every stack that this root holds something of."""
+        view = self.view()
+        observed = view.observer.observe(Interest(), lambda _tags: {}, may_set_sysctls=True)
+        found = {address.name.partition("/")[0] for address in observed.resources if "/" in address.name}
+        for seen in observed.resources.values():
+            if isinstance(seen, ObservedFact):
+                found |= seen.stacks
+        return frozenset(found)
+
+    def view(self) -> Machinery:
+        """Everything, to read from: the writer's own within a turn or after one, else a fresh reader's."""
+        if self._writer is not None:
+            return self._writer
+        with self._lock:
+            if self._reader is None:
+                self._reader = self._machinery(open_reader(self.root))
+            return self._reader
+
+    def writer(self) -> Machinery:
+        """Everything, to write to. Needs the turn."""
+        if self._writer is None or not self._turn:
+            raise RuntimeError("writing needs the turn")
+        return self._writer
+
+    def client(self, hosts: HostFacts | None = None) -> RegistryClient:
+        """A registry client that goes by ``hosts``, and by what was recorded for hosts not in there."""
+        with self._lock:
+            facts = merged(hosts or HostFacts(), recorded_facts(self.view().state.facts.all()))
+            if facts not in self._clients:
+                self._clients[facts] = make_client(facts, self._surroundings)
+            return self._clients[facts]
+
+    def _open_writer(self) -> Machinery:
+        with self._lock:
+            if self._writer is None:
+                # SQLite shares the log's index within a process: a reader's, which is read-only, would fail the writer.
+                if self._reader is not None:
+                    self._reader.close()
+                    self._reader = None
+                self._writer = self._machinery(open_writer(self.root))
+                self._writer.containers.sweep()
+            return self._writer
+
+    def _machinery(self, state: State) -> Machinery:
+        host: HostSettings = read_host_settings(self.root)
+        return Machinery(state, host, self._fetched, self._transfers)

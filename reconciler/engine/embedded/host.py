@@ -1,0 +1,42 @@
+"""ROOT/host.yaml: the labels of this host, and what its owner allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.errors import InvalidError
+
+_KNOWN = {"labels", "sysctls"}
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """``labels`` are what ``hosts:`` in a spec selects by. ``may_set_sysctls`` is false for ``sysctls: leave``."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    may_set_sysctls: bool = True
+
+
+def read_host_settings(root: Path) -> HostSettings:
+    """The settings, or the defaults where there is no file. Raises ``InvalidError`` for a file that is not right."""
+    path = root / "host.yaml"
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return HostSettings()
+    import yaml
+
+    try:
+        document = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InvalidError(f"{path}: {error}", hint="mend the file") from None
+    if not isinstance(document, dict) or set(document) - _KNOWN:
+        raise InvalidError(f"{path} may hold only {', '.join(sorted(_KNOWN))}", hint="take out what is not known")
+    labels = document.get("labels") or {}
+    if not isinstance(labels, dict) or not all(isinstance(item, str) for pair in labels.items() for item in pair):
+        raise InvalidError(f"{path}: labels must be a map of text to text", hint="quote the values")
+    if document.get("sysctls", "set") not in ("set", "leave"):
+        raise InvalidError(f"{path}: sysctls is neither set nor leave", hint="write sysctls: leave, or leave it out")
+    return HostSettings(labels, document.get("sysctls", "set") == "set")

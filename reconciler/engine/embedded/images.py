@@ -1,0 +1,348 @@
+"""Images: from a registry, an archive or a container's writable layer into the store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, BinaryIO
+
+from reconciler.clock import SystemClock, rfc3339
+from reconciler.engine.embedded.image_build import changed_config, commit_config, new_config
+from reconciler.engine.embedded.resolve import ManifestSource
+from reconciler.engine.embedded.state import State
+from reconciler.errors import InvalidError, NotFoundError
+from reconciler.model.resources import Commit, ConfigChanges, Import
+from reconciler.oci import media
+from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
+from reconciler.oci.descriptor import Descriptor
+from reconciler.oci.digest import Digest
+from reconciler.oci.layers import chain_ids
+from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
+from reconciler.oci.platform import Platform
+from reconciler.oci.reference import Reference
+from reconciler.store.compression import GzipWriter, decompress
+from reconciler.store.diff import commit_layer
+from reconciler.store.images import ImageRecord, LayerRecord
+from reconciler.store.layers import Unpacking
+from reconciler.store.leases import Lease
+
+if TYPE_CHECKING:
+    from reconciler.engine.embedded.container_rows import ContainerRow
+    from reconciler.registry.client import RegistryClient
+
+ItemProgress = Callable[[str, str, int, int | None], None]
+"""What, its state, bytes done, bytes in all."""
+
+
+class Images:
+    """Brings images into the store. Each method takes a lease before its first byte, so gc never races it."""
+
+    def __init__(self, state: State, manifests: ManifestSource, transfers: Executor) -> None:
+        self._state = state
+        self._manifests = manifests
+        self._transfers = transfers
+
+    # From a registry
+
+    def pull(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        digest: Digest,
+        index: Digest | None,
+        progress: ItemProgress,
+    ) -> tuple[ImageRecord, int]:
+        """Makes the image with manifest ``digest`` complete on disk; the record and the bytes fetched.
+
+        What is there already is not fetched. Layers are fetched side by side and unpacked as they arrive.
+        """
+        known = self._state.images.get(digest)
+        if known is not None and self.complete(known):
+            return known, 0
+        with self._state.leases.take(f"pull {reference.familiar}", [digest]) as lease:
+            data = self._manifests.get(client, reference, digest)
+            manifest = _image_manifest(data, reference)
+            lease.add(blob.digest for blob in manifest.blobs)
+            self._state.content.put(data)
+            if index is not None and (indexed := self._manifests.local(index)) is not None:
+                lease.add([index])
+                self._state.content.put(indexed)
+            fetched = self._fetch(client, reference, manifest.config, progress)
+            config = self._config(manifest.config)
+            _check_layers(manifest, config)
+            fetched += self._layers(client, reference, manifest, config, lease, progress)
+            return self._record(digest, manifest, config, index), fetched
+
+    def _layers(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        manifest: Manifest,
+        config: ImageConfig,
+        lease: Lease,
+        progress: ItemProgress,
+    ) -> int:
+        lease.add(chain_ids(config.diff_ids))
+        with self._state.layers.unpacking(config.diff_ids) as unpacking:
+            jobs = [
+                self._transfers.submit(self._layer, client, reference, layer, at, unpacking, progress)
+                for at, layer in enumerate(manifest.layers)
+            ]
+            fetched = _all(jobs, unpacking)
+            unpacking.publish()
+        return fetched
+
+    def _layer(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        layer: Descriptor,
+        at: int,
+        unpacking: Unpacking,
+        progress: ItemProgress,
+    ) -> int:
+        try:
+            fetched = self._fetch(client, reference, layer, progress)
+            if at in unpacking.missing:
+                progress(layer.digest.short, "extracting", 0, layer.size)
+                with self._state.content.open(layer.digest) as source:
+                    unpacking.unpack(at, source, layer.digest)
+        except BaseException:
+            unpacking.abandon()
+            raise
+        progress(layer.digest.short, "done" if fetched else "already exists", layer.size, layer.size)
+        return fetched
+
+    def _fetch(
+        self, client: RegistryClient, reference: Reference, descriptor: Descriptor, progress: ItemProgress
+    ) -> int:
+        """Fetches one blob unless it is there; the bytes that came over the network."""
+        fetched = 0
+
+        def count(more: int) -> None:
+            nonlocal fetched
+            fetched += more
+            progress(descriptor.digest.short, "downloading", min(fetched, descriptor.size), descriptor.size)
+
+        with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
+            if not ingest.present:
+                client.blob(reference, descriptor, ingest, count)
+                ingest.commit()
+        return fetched
+
+    # From an archive
+
+    def import_archive(self, source: Import, opener: Callable[[], BinaryIO]) -> ImageRecord:
+        """One layer from a root filesystem archive. The same archive and config give the same image."""
+        with (
+            self._state.leases.take(f"import {source.archive.path}") as lease,
+            self._state.content.new_blob() as blob,
+            opener() as archive,
+        ):
+            diff_id = _copy_layer(archive, blob.write)
+            size = blob.offset
+            lease.add([blob.digest()])
+            digest = blob.commit()
+            layer = Descriptor(media.OCI_LAYER_GZIP, digest, size)
+            config = new_config(source.config, source.platform or Platform.host(), diff_id)
+            return self._build(config, (layer,), {}, lease)
+
+    def add_image(self, manifest_data: bytes, blobs: Callable[[Descriptor], BinaryIO], purpose: str) -> ImageRecord:
+        """An image whose parts are at hand, such as in an archive that is being loaded. Digests are verified."""
+        digest = Digest.of(manifest_data)
+        manifest = parse_manifest(manifest_data)
+        if not isinstance(manifest, Manifest):
+            raise InvalidError(f"{purpose}: an index was given where an image was expected")
+        with self._state.leases.take(purpose, [digest, *(blob.digest for blob in manifest.blobs)]) as lease:
+            self._state.content.put(manifest_data)
+            for descriptor in manifest.blobs:
+                with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
+                    if not ingest.present:
+                        ingest.restart()
+                        with blobs(descriptor) as source:
+                            while chunk := source.read(1 << 20):
+                                ingest.write(chunk)
+                        ingest.commit()
+            config = self._config(manifest.config)
+            _check_layers(manifest, config)
+            self._unpack(manifest.layers, config, lease)
+            return self._record(digest, manifest, config, None)
+
+    # From a container
+
+    def commit(
+        self,
+        row: ContainerRow,
+        commit: Commit,
+        *,
+        config: ConfigChanges,
+        created: float,
+        command: str,
+        base_config: dict[str, object] | None = None,
+    ) -> ImageRecord:
+        """The container's image with its writable layer on top. ``created`` is seconds since the epoch.
+
+        ``base_config`` replaces the image's own ``config`` object (a commit by hand takes the container's). An
+        unchanged container adds a history entry but no layer.
+        """
+        base = self._state.images.get(row.image)
+        if base is None:
+            raise NotFoundError(f"the image of container {row.shown} is gone", hint="pull it again")
+        document = self._state.config(base).raw
+        manifest = _image_manifest(self._state.content.read(base.digest, MAX_MANIFEST_BYTES), None)
+        with self._state.leases.take(f"commit {row.shown}", [base.digest]) as lease:
+            with self._state.content.new_blob() as blob:
+                committed = commit_layer(
+                    self._state.snapshots.upper(row.id),
+                    self._state.lowers(base),
+                    io.BufferedWriter(_Writer(blob.write), 1 << 20),
+                    frozenset(row.settings.stubs),
+                )
+                if not committed.is_empty:
+                    lease.add([committed.digest])
+                    blob.commit()
+            layers = manifest.layers
+            if not committed.is_empty:
+                layers = (*layers, Descriptor(media.OCI_LAYER_GZIP, committed.digest, committed.size))
+            merged = commit_config(
+                document,
+                None if committed.is_empty else committed.diff_id,
+                author=commit.author,
+                message=commit.message,
+                created=rfc3339(_moment(created)),
+                command=command,
+                base_config=base_config,
+            )
+            annotations = {"org.opencontainers.image.base.digest": str(base.digest)}
+            return self._build(changed_config(merged, config), layers, annotations, lease)
+
+    # Parts
+
+    def complete(self, record: ImageRecord) -> bool:
+        """Whether all blobs and unpacked layers of an image are there."""
+        return all(self._state.content.has(blob) for blob in record.blobs) and all(
+            self._state.layers.has(chain) for chain in record.chain_ids
+        )
+
+    def _build(
+        self, config_data: bytes, layers: Sequence[Descriptor], annotations: dict[str, str], lease: Lease
+    ) -> ImageRecord:
+        config_digest = Digest.of(config_data)
+        descriptor = Descriptor(media.OCI_CONFIG, config_digest, len(config_data))
+        data = Manifest.build(descriptor, tuple(_as_oci(layer) for layer in layers), annotations)
+        digest = Digest.of(data)
+        lease.add([config_digest, digest])
+        self._state.content.put(config_data)
+        self._state.content.put(data)
+        manifest = _image_manifest(data, None)
+        config = ImageConfig.parse(config_data)
+        self._unpack(manifest.layers, config, lease)
+        return self._record(digest, manifest, config, None)
+
+    def _unpack(self, layers: Sequence[Descriptor], config: ImageConfig, lease: Lease) -> None:
+        lease.add(chain_ids(config.diff_ids))
+        with self._state.layers.unpacking(config.diff_ids) as unpacking:
+            for at in unpacking.missing:
+                with self._state.content.open(layers[at].digest) as source:
+                    unpacking.unpack(at, source, layers[at].digest)
+            unpacking.publish()
+
+    def _config(self, descriptor: Descriptor) -> ImageConfig:
+        return ImageConfig.parse(self._state.content.read(descriptor.digest, MAX_CONFIG_BYTES))
+
+    def _record(self, digest: Digest, manifest: Manifest, config: ImageConfig, index: Digest | None) -> ImageRecord:
+        size = sum(blob.size for blob in manifest.blobs) + self._state.content.size(digest)
+        layers = tuple(
+            LayerRecord(layer.digest, layer.size, layer.media_type, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        )
+        record = ImageRecord(
+            digest,
+            manifest.media_type,
+            manifest.config,
+            layers,
+            index,
+            config.platform,
+            size,
+            config.created,
+            rfc3339(SystemClock().now()),
+        )
+        self._state.images.add(record)
+        return record
+
+
+class _Writer(io.RawIOBase):
+    """A writable file over a function."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._sink = write
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object, /) -> int:
+        chunk = bytes(data)  # type: ignore[call-overload]
+        self._sink(chunk)
+        return len(chunk)
+
+
+def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
+    """The bytes of all jobs; the first failure once all have ended, so that none runs on behind it."""
+    failure: BaseException | None = None
+    total = 0
+    for job in jobs:
+        try:
+            total += job.result()
+        except BaseException as error:  # noqa: BLE001  raised below
+            unpacking.abandon()
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return total
+
+
+def _image_manifest(data: bytes, reference: Reference | None) -> Manifest:
+    manifest = parse_manifest(data)
+    if isinstance(manifest, Index) or not manifest.is_image:
+        what = reference.familiar if reference else str(Digest.of(data))
+        raise InvalidError(f"{what} is no image that can be run", hint="only images for one platform can be pulled")
+    return manifest
+
+
+def _check_layers(manifest: Manifest, config: ImageConfig) -> None:
+    if len(manifest.layers) != len(config.diff_ids):
+        raise InvalidError(
+            f"the manifest has {len(manifest.layers)} layers, but the config {len(config.diff_ids)} diff IDs",
+            hint="the image is broken where it was built: ask its publisher, or use another tag",
+        )
+    for layer in manifest.layers:
+        if layer.media_type not in media.LAYERS:
+            raise InvalidError(
+                f"layer {layer.digest} has the unsupported type {layer.media_type[:100]!a}",
+                hint="encrypted and non-tar layers cannot be unpacked",
+            )
+
+
+def _copy_layer(archive: BinaryIO, write: Callable[[bytes], object]) -> Digest:
+    """Writes an archive, however it is compressed, as a gzip layer; the diff ID of what is in it."""
+    hasher, gzip = hashlib.sha256(), GzipWriter()
+    for chunk in decompress(archive):
+        hasher.update(chunk)
+        write(gzip.compress(chunk))
+    write(gzip.finish())
+    return Digest("sha256:" + hasher.hexdigest())
+
+
+_DOCKER_TO_OCI = {media.DOCKER_LAYER: media.OCI_LAYER, media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP}
+
+
+def _as_oci(layer: Descriptor) -> Descriptor:
+    """The layer as an OCI manifest names it: a manifest that we write does not mix the two families of types."""
+    return Descriptor(_DOCKER_TO_OCI.get(layer.media_type, layer.media_type), layer.digest, layer.size)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

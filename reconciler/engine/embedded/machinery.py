@@ -1,0 +1,35 @@
+"""The rooms of the machinery, joined over one state."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from reconciler.engine.embedded.containers import Containers
+from reconciler.engine.embedded.host import HostSettings
+from reconciler.engine.embedded.images import Images
+from reconciler.engine.embedded.observe import Observer
+from reconciler.engine.embedded.resolve import ManifestSource
+from reconciler.engine.embedded.state import State
+from reconciler.engine.embedded.tags import Tags
+from reconciler.engine.embedded.wiring import Wiring
+from reconciler.oci.digest import Digest
+from reconciler.runtime.runtime import Runtime
+
+
+class Machinery:
+    """One root's store, runtime and network. ``fetched`` are manifests that this process got from registries."""
+
+    def __init__(self, state: State, host: HostSettings, fetched: dict[Digest, bytes], transfers: Executor) -> None:
+        self.state = state
+        self.host = host
+        self.manifests = ManifestSource(state, fetched)
+        self.runtime = Runtime(state.run)
+        self.wiring = Wiring(state, may_set_sysctls=host.may_set_sysctls)
+        self.images = Images(state, self.manifests, transfers)
+        self.tags = Tags(state, transfers)
+        self.containers = Containers(state, self.runtime, self.wiring)
+        self.observer = Observer(state, self.images, self.containers, self.wiring)
+
+    def close(self) -> None:
+        self.wiring.close()
+        self.state.close()

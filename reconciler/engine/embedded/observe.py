@@ -1,0 +1,175 @@
+"""Builds ``Observed`` from the root's records, its tasks and the kernel. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from reconciler.engine.embedded.container_rows import ContainerRow
+from reconciler.engine.embedded.containers import Containers
+from reconciler.engine.embedded.images import Images
+from reconciler.engine.embedded.state import State
+from reconciler.engine.embedded.wiring import Wiring
+from reconciler.errors import NotFoundError
+from reconciler.model.address import Address
+from reconciler.model.facts import RemoteTag
+from reconciler.model.observed import (
+    Interest,
+    Observed,
+    ObservedContainer,
+    ObservedFact,
+    ObservedImage,
+    ObservedNetwork,
+    ObservedResource,
+    ObservedTag,
+    ObservedVolume,
+    Status,
+)
+from reconciler.network import sysctl
+
+RemoteTags = Callable[[frozenset[Address]], Mapping[Address, RemoteTag]]
+
+
+class Observer:
+    def __init__(self, state: State, images: Images, containers: Containers, wiring: Wiring) -> None:
+        self._state = state
+        self._images = images
+        self._containers = containers
+        self._wiring = wiring
+
+    def observe(self, interest: Interest, remote_tags: RemoteTags, *, may_set_sysctls: bool) -> Observed:
+        """What ``interest`` asks for, of the stacks named and of those that its source once held."""
+        state = self._state
+        source_stacks = state.generations.stacks_of(interest.source) if interest.source else frozenset()
+        mine = None if interest.stacks is None else interest.stacks | source_stacks
+        resources: dict[Address, ObservedResource] = {}
+        others: dict[Address, ObservedFact | ObservedTag | ObservedContainer] = {}
+        leftovers: list[ObservedContainer] = []
+
+        for address, fact in state.facts.all().items():
+            ours = mine is None or bool(fact.stacks & mine)
+            (resources if ours else others)[address] = fact
+        self._add_networks(resources, mine)
+        self._add_volumes(resources, mine)
+        self._add_images(resources, mine)
+        self._add_tags(resources, others, mine, remote_tags(interest.remote_tags))
+        for row in state.containers.all():
+            if row.address is None:
+                continue
+            seen = self._container(row, row.address, with_fingerprint=row.address in interest.fingerprints)
+            if not _within(row.address, mine):
+                others[row.address] = seen
+            elif row.name is None:
+                leftovers.append(seen)
+            else:
+                resources[row.address] = seen
+        return Observed(
+            root_id=state.identity.id if state.identity.exists else "",
+            now=time.time(),
+            resources=resources,
+            leftovers=tuple(leftovers),
+            blobs=frozenset(digest for digest in interest.blobs if state.content.has(digest)),
+            source_stacks=source_stacks,
+            other_stacks=others,
+            forwarding=_forwarding(may_set_sysctls),
+        )
+
+    def _add_networks(self, resources: dict[Address, ObservedResource], mine: frozenset[str] | None) -> None:
+        rows = self._state.networks.all()
+        rules = tuple(self._wiring.firewall.observe(self._wiring.firewall_state())) if rows else ()
+        for address, row in rows.items():
+            if "/" in address.name and _within(address, mine):
+                resources[address] = ObservedNetwork(row.form, self._wiring.drift(row, rules))
+
+    def _add_volumes(self, resources: dict[Address, ObservedResource], mine: frozenset[str] | None) -> None:
+        for row in self._state.volumes.all().values():
+            if row.owner and _within(address := Address.parse(row.owner), mine):
+                resources[address] = ObservedVolume(row.form)
+
+    def _add_images(self, resources: dict[Address, ObservedResource], mine: frozenset[str] | None) -> None:
+        state = self._state
+        records = {record.digest: record for record in state.images.list()}
+        named = {name.name: name.digest for name in state.names.list()}
+        for address, entry in state.entries.all().items():
+            digest = named.get(str(address))
+            if digest is None or not _within(address, mine):
+                continue
+            record = records.get(digest)
+            resources[address] = ObservedImage(
+                entry.form,
+                digest,
+                complete=record is not None and self._images.complete(record),
+                index=record.index_digest if record else None,
+                commit=entry.commit,
+            )
+
+    def _add_tags(
+        self,
+        resources: dict[Address, ObservedResource],
+        others: dict[Address, ObservedFact | ObservedTag | ObservedContainer],
+        mine: frozenset[str] | None,
+        remote: Mapping[Address, RemoteTag],
+    ) -> None:
+        declared = self._state.tags.all()
+        local = {name.name: name.digest for name in self._state.names.list()}
+        for address in declared.keys() | remote.keys():
+            row = declared.get(address)
+            seen = ObservedTag(
+                local=local.get(address.name),
+                stack=row.stack if row else "",
+                form=row.form if row else {},
+                remote=remote.get(address),
+                pushed=row.pushed if row else None,
+                repaired=row.repaired if row else 0,
+            )
+            if row is not None and mine is not None and row.stack not in mine:
+                others[address] = seen
+            else:
+                resources[address] = seen
+
+    def _container(self, row: ContainerRow, address: Address, *, with_fingerprint: bool) -> ObservedContainer:
+        found = self._containers.state_of(row)
+        status: Status = "exited" if found.status == "absent" else found.status
+        if found.running and not found.monitored:
+            status = "unmonitored"
+        finished = row.finished_at
+        if status == "exited" and finished is None:
+            finished = self._containers.ended_at(row)
+        return ObservedContainer(
+            id=row.id,
+            address=address,
+            form=row.form,
+            status=status,
+            image=row.image,
+            exit_code=found.exit_code,
+            oom=found.oom,
+            run=row.run,
+            streak=row.streak,
+            started_at=row.started_at,
+            finished_at=finished,
+            discarded_bytes=self._usage(row),
+            fingerprint=self._fingerprint(row) if with_fingerprint else None,
+        )
+
+    def _usage(self, row: ContainerRow) -> int:
+        try:
+            return self._state.snapshots.usage(row.id)
+        except NotFoundError:
+            return 0
+
+    def _fingerprint(self, row: ContainerRow) -> str | None:
+        try:
+            return self._state.snapshots.fingerprint(row.id)
+        except NotFoundError:
+            return None
+
+
+def _within(address: Address, stacks: frozenset[str] | None) -> bool:
+    return stacks is None or address.name.partition("/")[0] in stacks
+
+
+def _forwarding(allowed: bool) -> Literal["on", "off", "leave"]:
+    if sysctl.forwarding():
+        return "on"
+    return "off" if allowed else "leave"

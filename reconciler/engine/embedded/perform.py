@@ -1,0 +1,270 @@
+"""One action at a time: from the model's actions to the machinery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from reconciler.engine.embedded import load, volumes
+from reconciler.engine.embedded.container_rows import ContainerRow
+from reconciler.engine.embedded.machinery import Machinery
+from reconciler.engine.embedded.records import EntryRow
+from reconciler.engine.port import Outcome, Progress, ProgressEvent
+from reconciler.errors import ConflictError, HostError, NotFoundError
+from reconciler.model import action as act
+from reconciler.model.address import Address
+from reconciler.model.observed import CommitKey
+from reconciler.model.resources import FileContent
+from reconciler.oci.digest import Digest
+from reconciler.oci.reference import Reference
+from reconciler.store.images import ImageRecord, Name
+
+if TYPE_CHECKING:
+    from reconciler.registry.client import RegistryClient
+
+
+class Performer:
+    """Carries out actions. ``client`` makes or finds the registry client; it is asked only when one is needed."""
+
+    def __init__(self, machinery: Machinery, client: Callable[[], RegistryClient]) -> None:
+        self._machinery = machinery
+        self._state = machinery.state
+        self._client = client
+
+    def perform(self, action: act.Action, progress: Progress) -> Outcome:
+        """See ``Engine.perform``."""
+        match action:
+            case act.SetFact():
+                self._state.facts.set(action.address, action.form, action.stacks)
+                return Outcome()
+            case act.DropFact():
+                self._state.facts.drop(action.address)
+                return Outcome()
+            case act.EnsureNetwork():
+                return Outcome(self._machinery.wiring.ensure(action.address, action.network, action.form))
+            case act.RemoveNetwork():
+                return Outcome(self._machinery.wiring.remove(action.address))
+            case act.EnsureVolume():
+                return self._ensure_volume(action)
+            case act.ReleaseVolume():
+                return self._release_volume(action)
+            case act.PullImage():
+                return self._pull(action, progress)
+            case act.ImportImage():
+                record = self._machinery.images.import_archive(action.source, opener(action.source.archive))
+                return self._name_image(action.address, record, EntryRow(action.form))
+            case act.LoadImage():
+                with opener(action.source.archive)() as archive:
+                    record = load.load_archive(archive, action.source.ref, self._machinery.images)
+                return self._name_image(action.address, record, EntryRow(action.form))
+            case act.CommitImage():
+                return self._commit(action)
+            case act.ReleaseImage():
+                return self._release_image(action.address)
+            case act.SetTag():
+                digest = self._digest(action.tag.image, action.digest)
+                return Outcome(self._machinery.tags.set(action.tag, digest, action.form, action.stack), digest)
+            case act.DropTag():
+                return Outcome(self._machinery.tags.drop(action.address))
+            case act.PushTag():
+                return self._push(action, progress)
+            case act.CreateContainer():
+                return self._create(action)
+            case act.StartContainer():
+                return self._start(action)
+            case act.StopContainer():
+                row = self._find(action.container_id)
+                return Outcome(row is not None and self._machinery.containers.stop(row))
+            case act.RemoveContainer():
+                return self._remove(action)
+            case act.UpdateContainer():
+                self._machinery.containers.update(
+                    self._state.containers.get(action.container_id), action.container, action.form
+                )
+                return Outcome()
+
+    # Volumes
+
+    def _ensure_volume(self, action: act.EnsureVolume) -> Outcome:
+        table = self._state.volumes
+        if action.volume.external:
+            table.get(action.address.short)
+            return Outcome(changed=False)
+        before = table.all().get(action.address.name)
+        row = volumes.ensure(self._state.root, table, action.address.name, form=action.form, owner=str(action.address))
+        return Outcome(row != before)
+
+    def _release_volume(self, action: act.ReleaseVolume) -> Outcome:
+        name = action.address.name
+        if action.delete_data:
+            users = [row.shown for row in self._state.containers.all() if name in row.settings.volumes]
+            volumes.check_unused(name, users)
+            volumes.delete(self._state.root, self._state.volumes, name)
+        elif (row := self._state.volumes.all().get(name)) is not None:
+            volumes.disown(self._state.volumes, row)
+        return Outcome()
+
+    # Images
+
+    def _pull(self, action: act.PullImage, progress: Progress) -> Outcome:
+        report = partial(_report, progress, action.address)
+        record, fetched = self._machinery.images.pull(
+            self._client(), action.pull.reference, action.pin.digest, action.pin.index, report
+        )
+        stack = _stack(action.address)
+        reference = str(action.pull.reference)
+        with self._state.database.transaction():
+            known = self._state.names.lookup(reference)
+            # A name made by hand stays its maker's: it does not go when the entry goes.
+            owner = known.stack if known is not None else stack
+            self._state.names.set(Name(reference, record.digest, owner, "tag"))
+            outcome = self._name_image(action.address, record, EntryRow(action.form))
+        return Outcome(outcome.changed or fetched > 0, record.digest, bytes_pulled=fetched)
+
+    def _commit(self, action: act.CommitImage) -> Outcome:
+        row = self._named(action.commit.container)
+        key = CommitKey(row.id, row.run, self._state.snapshots.fingerprint(row.id))
+        if action.key is not None and action.key != key:
+            raise ConflictError(
+                f"container {row.shown} has changed since this was planned",
+                hint="plan again: it will be committed anew",
+            )
+        record = self._machinery.images.commit(
+            row,
+            action.commit,
+            config=action.commit.config,
+            created=row.finished_at or row.created_at,
+            command=" ".join(row.settings.args),
+        )
+        return self._name_image(action.address, record, EntryRow(action.form, key))
+
+    def _name_image(self, address: Address, record: ImageRecord, entry: EntryRow) -> Outcome:
+        known = self._state.names.lookup(str(address))
+        same = known is not None and known.digest == record.digest and self._state.entries.all().get(address) == entry
+        if not same:
+            with self._state.database.transaction():
+                self._state.names.set(Name(str(address), record.digest, _stack(address), "entry"))
+                self._state.entries.set(address, entry.form, entry.commit)
+        return Outcome(not same, record.digest)
+
+    def _release_image(self, address: Address) -> Outcome:
+        with self._state.database.transaction():
+            entries = self._state.entries.all()
+            entry = entries.pop(address, None)
+            self._state.entries.drop(address)
+            removed = self._state.names.remove(str(address))
+            pulled = _pulled(entry)
+            name = self._state.names.lookup(pulled) if pulled else None
+            if name is not None and name.stack == _stack(address):
+                heir = next((other for other, row in entries.items() if _pulled(row) == pulled), None)
+                if heir is None:
+                    self._state.names.remove(name.name)
+                else:
+                    self._state.names.set(Name(name.name, name.digest, _stack(heir), "tag"))
+        return Outcome(removed)
+
+    def _digest(self, image: Address, digest: Digest | None) -> Digest:
+        if digest is not None:
+            return digest
+        name = self._state.names.lookup(str(image))
+        if name is None:
+            raise NotFoundError(f"{image} is not on this host", hint="apply again")
+        return name.digest
+
+    def _push(self, action: act.PushTag, progress: Progress) -> Outcome:
+        digest = self._digest(action.tag.image, action.digest)
+        sent = 0
+
+        def count(more: int) -> None:
+            nonlocal sent
+            sent += more
+            progress(ProgressEvent(action.address, action.tag.reference.familiar, "uploading", sent))
+
+        uploaded = self._machinery.tags.push(self._client(), action.tag.reference, digest, action.expected, count)
+        self._state.tags.pushed(action.address, digest, repair=action.repair)
+        return Outcome(True, digest, bytes_pushed=uploaded)
+
+    # Containers
+
+    def _create(self, action: act.CreateContainer) -> Outcome:
+        containers = self._machinery.containers
+        image = self._digest(action.container.image, action.image)
+        for row in self._state.containers.at(action.address):
+            # Made by an apply that was interrupted: made again, since a half-made one cannot be told from a whole one.
+            if row.name is None and row.id != action.replaces:
+                containers.remove(row)
+        old = self._find(action.replaces) if action.replaces else None
+        containers.create(
+            action.container,
+            image,
+            name=None if old is not None else action.address.name,
+            address=action.address,
+            form=action.form,
+            inherit=old,
+        )
+        return Outcome(True, image)
+
+    def _start(self, action: act.StartContainer) -> Outcome:
+        containers = self._machinery.containers
+        if action.container_id:
+            row = self._state.containers.get(action.container_id)
+        else:
+            row = self._state.containers.at(action.address)[-1]
+        if containers.state_of(row).running:
+            return Outcome(changed=False)
+        if row.name is None:
+            self._state.containers.take_name(row.id, action.address.name)
+        containers.start(row)
+        return Outcome()
+
+    def _remove(self, action: act.RemoveContainer) -> Outcome:
+        row = self._find(action.container_id)
+        if row is None:
+            return Outcome(changed=False)
+        self._machinery.containers.remove(row)
+        return Outcome()
+
+    def _find(self, container_id: str) -> ContainerRow | None:
+        try:
+            return self._state.containers.get(container_id)
+        except NotFoundError:
+            return None
+
+    def _named(self, address: Address) -> ContainerRow:
+        row = self._state.containers.named(address.name)
+        if row is None:
+            raise NotFoundError(f"{address} is not there", hint="apply again")
+        return row
+
+
+def opener(content: FileContent) -> Callable[[], BinaryIO]:
+    """Opens an archive of the specs, refusing one whose size changed since it was read for the plan."""
+
+    def open_file() -> BinaryIO:
+        path = Path(content.path)
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise HostError(f"cannot read {path}: {error.strerror}", hint="put the file back") from None
+        if path.stat().st_size != content.size:
+            file.close()
+            raise ConflictError(f"{path} changed since it was planned", hint="plan again")
+        return cast("BinaryIO", file)
+
+    return open_file
+
+
+def _report(progress: Progress, address: Address, item: str, state: str, done: int, total: int | None) -> None:
+    progress(ProgressEvent(address, item, state, done, total))
+
+
+def _stack(address: Address) -> str:
+    return address.name.partition("/")[0]
+
+
+def _pulled(entry: EntryRow | None) -> str | None:
+    """The full reference that an entry pulls, or None."""
+    pull = entry.form.get("pull") if entry else None
+    return str(Reference.parse(pull["reference"])) if pull else None

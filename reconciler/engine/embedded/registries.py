@@ -1,0 +1,140 @@
+"""From declared registries and mirrors to a registry client, with credentials looked up when a server wants them."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.clock import SystemClock
+from reconciler.engine.port import HostFacts
+from reconciler.errors import AuthError
+from reconciler.model.address import Address
+from reconciler.model.canonical import Form
+from reconciler.model.observed import ObservedFact
+from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
+
+if TYPE_CHECKING:
+    from reconciler.registry.client import RegistryClient
+    from reconciler.registry.hosts import Credentials
+
+_MAX_SECRET_FILE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the command line passes on of the process environment, and where notes for the user go."""
+
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    auth_files: Sequence[Path] = ()
+    note: Callable[[str], None] = lambda _text: None
+
+
+def recorded_facts(facts: Mapping[Address, ObservedFact]) -> HostFacts:
+    """The registries and mirrors that the last applies recorded."""
+    registries, mirrors = [], []
+    for address, fact in sorted(facts.items(), key=lambda item: str(item[0])):
+        if address.kind == "registry":
+            registries.append(_registry(fact.form))
+        elif address.kind == "mirror":
+            mirrors.append(_mirror(fact.form))
+    return HostFacts(tuple(registries), tuple(mirrors))
+
+
+def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
+    """What is declared now, and what was recorded for hosts that are not declared now."""
+    registries = {item.host: item for item in (*recorded.registries, *declared.registries)}
+    mirrors = {item.host: item for item in (*recorded.mirrors, *declared.mirrors)}
+    return HostFacts(tuple(registries.values()), tuple(mirrors.values()))
+
+
+def make_client(facts: HostFacts, surroundings: Surroundings) -> RegistryClient:
+    """A client that goes by ``facts``. The caller closes it."""
+    from reconciler.registry.client import RegistryClient
+    from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts, TlsConfig
+    from reconciler.registry.proxy import Proxies
+
+    configs = {}
+    for registry in facts.registries:
+        tls = None
+        if registry.ca or registry.certificate:
+            paths = (registry.ca, registry.certificate, registry.key)
+            tls = TlsConfig(*(Path(path) if path else None for path in paths))
+        source = _source(registry.auth, surroundings) if registry.auth else None
+        configs[registry.host] = HostConfig(registry.host, registry.plain_http, tls, source)
+    mirrors = {
+        mirror.host: tuple(MirrorEndpoint(end.url, end.resolve) for end in mirror.endpoints) for mirror in facts.mirrors
+    }
+    hosts = RegistryHosts(configs, mirrors, lambda host: stored_login(host, surroundings.auth_files))
+    return RegistryClient(
+        hosts, clock=SystemClock(), proxies=Proxies.from_variables(surroundings.proxies), note=surroundings.note
+    )
+
+
+def stored_login(host: str, files: Sequence[Path]) -> Credentials | None:
+    """The login for ``host`` in the files of docker and podman; the first file that knows it wins."""
+    from reconciler.registry.dockerconfig import DockerConfig
+
+    for path in files:
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise AuthError(f"cannot read {path}: {error.strerror}", hint="mend its permissions") from None
+        if (found := DockerConfig.parse(text, str(path)).credentials(host)) is not None:
+            return found
+    return None
+
+
+def _source(auth: Auth, surroundings: Surroundings) -> Callable[[str], Credentials | None]:
+    from reconciler.registry.hosts import Credentials
+
+    def credentials(host: str) -> Credentials | None:
+        if auth.helper:
+            raise AuthError(
+                f"credential helper {auth.helper!a} for {host}: helpers are not supported yet",
+                hint="use a password file, or `reconciler login`",
+            )
+        if auth.password_environment:
+            value = surroundings.environment.get(auth.password_environment)
+            if value is None:
+                raise AuthError(
+                    f"the password for {host} is to come from ${auth.password_environment}, which is not set",
+                    hint="set it in the environment of this command",
+                )
+            return Credentials(auth.username, value)
+        return Credentials(auth.username, _read_secret(Path(auth.password_file), host))
+
+    return credentials
+
+
+def _read_secret(path: Path, host: str) -> str:
+    try:
+        # A FIFO would block for ever, and a device could give anything.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise AuthError(f"the password file for {host}, {path}, is no regular file", hint="name a file")
+            data = file.read(_MAX_SECRET_FILE)
+    except OSError as error:
+        raise AuthError(
+            f"cannot read the password file for {host}: {path}: {error.strerror}", hint="create it, mode 0600"
+        ) from None
+    return data.decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def _registry(form: Form) -> Registry:
+    fields = dict(json.loads(json.dumps(form)))
+    auth = fields.pop("auth", None)
+    return Registry(auth=Auth(**auth) if auth is not None else None, **fields)
+
+
+def _mirror(form: Form) -> Mirror:
+    endpoints = tuple(Endpoint(item) if isinstance(item, str) else Endpoint(**item) for item in form["endpoints"])
+    return Mirror(form["host"], endpoints)

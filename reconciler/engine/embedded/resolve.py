@@ -1,0 +1,118 @@
+"""Pins references to the manifest of one platform, without writing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from reconciler.engine.embedded.state import State
+from reconciler.errors import InvalidError, NotFoundError, ReconcilerError
+from reconciler.model.address import Address
+from reconciler.model.desired import Pin, Resolution
+from reconciler.model.facts import Absent, Unknown
+from reconciler.model.resources import Pull
+from reconciler.oci.descriptor import Descriptor
+from reconciler.oci.digest import Digest
+from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from reconciler.oci.platform import Platform
+from reconciler.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from reconciler.registry.client import RegistryClient
+
+_WORKERS = 8
+
+
+class ManifestSource:
+    """Manifests by digest: from the store, from what this process fetched before, or from a registry."""
+
+    def __init__(self, state: State, fetched: dict[Digest, bytes]) -> None:
+        self._state = state
+        self.fetched = fetched
+
+    def local(self, digest: Digest) -> bytes | None:
+        if digest in self.fetched:
+            return self.fetched[digest]
+        return self._state.content.read(digest, MAX_MANIFEST_BYTES) if self._state.content.has(digest) else None
+
+    def get(self, client: RegistryClient, reference: Reference, digest: Digest) -> bytes:
+        """The manifest's bytes, verified. Raises what the registry client raises."""
+        data = self.local(digest)
+        if data is None:
+            data = self.fetched[digest] = client.manifest(reference.with_digest(digest))
+        return data
+
+
+def resolve_all(
+    pulls: Mapping[Address, Pull], state: State, client: RegistryClient, manifests: ManifestSource
+) -> dict[Address, Resolution]:
+    """One result for each pull. References that mean the same are asked for once."""
+    questions = dict.fromkeys(pulls.values())
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="resolve") as pool:
+        answers = dict(
+            zip(questions, pool.map(lambda pull: _resolve(pull, state, client, manifests), questions), strict=True)
+        )
+    return {address: answers[pull] for address, pull in pulls.items()}
+
+
+def _resolve(pull: Pull, state: State, client: RegistryClient, manifests: ManifestSource) -> Resolution:
+    stored = _stored(pull, state)
+    if stored is not None and pull.policy in ("missing", "never"):
+        return stored
+    if pull.policy == "never":
+        return Absent(f"{pull.reference.familiar} is not on this host, and pull_policy is never")
+    try:
+        return _ask(pull, client, manifests)
+    except NotFoundError as error:
+        return Absent(str(error))
+    except InvalidError as error:
+        return Absent(f"{pull.reference.familiar}: {error}")
+    except ReconcilerError as error:
+        if stored is not None:
+            note = (
+                f"{pull.reference.familiar}: nobody could tell whether it moved, so the stored image is kept: {error}"
+            )
+            return Pin(stored.digest, stored.index, answered_by="store", note=note)
+        return Unknown(str(error))
+
+
+def _stored(pull: Pull, state: State) -> Pin | None:
+    """What the reference means on this host: the image it was last pulled as, if that is there and fits."""
+    digest = pull.reference.digest
+    if digest is None:
+        name = state.names.lookup(str(pull.reference))
+        digest = name.digest if name else None
+    record = state.images.get(digest) if digest else None
+    if record is None and digest is not None:
+        record = next((image for image in state.images.list() if image.index_digest == digest), None)
+    if record is None or (pull.platform is not None and not pull.platform.runs(record.platform)):
+        return None
+    if not all(state.layers.has(chain) for chain in record.chain_ids):
+        return None
+    return Pin(record.digest, record.index_digest, answered_by="store")
+
+
+def _ask(pull: Pull, client: RegistryClient, manifests: ManifestSource) -> Pin:
+    found = client.resolve(pull.reference, known=lambda digest: manifests.local(digest) is not None)
+    digest = found.descriptor.digest
+    if found.data is not None:
+        manifests.fetched[digest] = found.data
+    data = manifests.get(client, pull.reference, digest)
+    parsed = parse_manifest(data, found.descriptor.media_type)
+    note = "; ".join(found.notes)
+    if isinstance(parsed, Manifest):
+        return Pin(digest, None, _blobs(parsed), found.source, note)
+    chosen = parsed.choose(pull.platform or Platform.host())
+    manifest = parse_manifest(manifests.get(client, pull.reference, chosen.digest), chosen.media_type)
+    if not isinstance(manifest, Manifest):
+        raise InvalidError(f"index {digest} has another index as its entry for the platform")
+    return Pin(chosen.digest, digest, _blobs(manifest), found.source, note)
+
+
+def _blobs(manifest: Manifest) -> tuple[Descriptor, ...]:
+    if not manifest.is_image:
+        raise InvalidError(
+            f"it is an artifact ({manifest.config.media_type}), not an image", hint="only images can be run"
+        )
+    return manifest.blobs

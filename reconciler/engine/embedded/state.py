@@ -1,0 +1,102 @@
+"""Everything that one root holds on disk, opened together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reconciler.engine.embedded.container_rows import ContainerTable
+from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
+from reconciler.engine.embedded.schema import ENGINE
+from reconciler.engine.embedded.volumes import VolumeTable
+from reconciler.errors import RefusedError
+from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
+from reconciler.store.content import ContentStore
+from reconciler.store.database import Database, WritableDatabase
+from reconciler.store.identity import Identity, claim_identity, read_identity
+from reconciler.store.images import ImageRecord, ImageTable, NameTable
+from reconciler.store.layers import Layers
+from reconciler.store.leases import LeaseTable
+from reconciler.store.readonly import ReadOnlyDatabase
+from reconciler.store.schema import STORE
+from reconciler.store.snapshots import Snapshots
+
+SCHEMAS = (STORE, ENGINE)
+
+
+class State:
+    """The store and the engine's own records of one root. A reader's state raises at the first attempt to write."""
+
+    def __init__(self, identity: Identity, database: Database) -> None:
+        root = identity.root
+        self.identity = identity
+        self.database = database
+        self.content = ContentStore(root)
+        self.images = ImageTable(database, self.content)
+        self.names = NameTable(database)
+        self.leases = LeaseTable(database)
+        self.layers = Layers(root, database)
+        self.snapshots = Snapshots(root)
+        self.facts = Facts(database)
+        self.networks = Networks(database)
+        self.volumes = VolumeTable(database)
+        self.entries = Entries(database)
+        self.tags = Tags(database)
+        self.containers = ContainerTable(database)
+        self.generations = Generations(database)
+
+    @property
+    def root(self) -> Path:
+        return self.identity.root
+
+    @property
+    def run(self) -> Path:
+        """The root's directory under /run: all in it can be rebuilt after a reboot."""
+        return self.identity.run
+
+    def container_dir(self, container_id: str) -> Path:
+        return self.root / "containers" / container_id
+
+    def rootfs(self, container_id: str) -> Path:
+        """Where a running container's root filesystem is mounted."""
+        return self.run / "rootfs" / container_id
+
+    def netns(self, container_id: str) -> Path:
+        return self.run / "netns" / container_id
+
+    def log_path(self, container_id: str) -> Path:
+        return self.container_dir(container_id) / "log"
+
+    def config(self, image: ImageRecord) -> ImageConfig:
+        """What an image says of itself."""
+        return ImageConfig.parse(self.content.read(image.config.digest, MAX_CONFIG_BYTES))
+
+    def lowers(self, image: ImageRecord) -> tuple[Path, ...]:
+        """An image's unpacked layers, top first. Raises ``NotFoundError`` when one is missing."""
+        return self.layers.stack(image.chain_ids[-1] if image.chain_ids else None)
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_reader(root: Path) -> State:
+    """A view of ``root`` that leaves no trace; of a root that is not there yet, an empty one."""
+    return State(read_identity(root), ReadOnlyDatabase(root, SCHEMAS))
+
+
+def open_writer(root: Path) -> WriterState:
+    """The state to write to, made if the root is new. The caller holds the root's lock."""
+    return WriterState(claim_identity(root), WritableDatabase(root, SCHEMAS))
+
+
+class WriterState(State):
+    database: WritableDatabase
+
+    def close_pass(self) -> None:
+        """Ends a turn: what was written is moved to where readers need no side files."""
+        self.database.close_pass()
+
+
+def require_exists(state: State) -> None:
+    """Raises ``RefusedError`` on a root that nothing was ever written to."""
+    if not state.identity.exists:
+        raise RefusedError(f"{state.root} holds nothing yet", hint="apply a spec first, or give another --root")

@@ -1,0 +1,153 @@
+"""One pass, shared by the command line and the daemon: observe, plan, run what can run now.
+
+An apply is passes until nothing is left. A step that needs to know something only the machine can tell (that a job
+has ended, which digest a commit gave) is deferred, and comes again, exact, in a later pass; nothing is ever carried
+out on a guess. The right to write is held for a pass and released while waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.apply.report import Report, StepResult
+from reconciler.apply.runner import Listener, run
+from reconciler.engine.port import Engine, Generation, GenerationEntry, HostFacts, Progress
+from reconciler.model.address import Address
+from reconciler.model.canonical import form
+from reconciler.model.desired import Desired, Resolution
+from reconciler.model.observed import Observed, ObservedContainer, ObservedImage
+from reconciler.model.policy import PlanOptions
+from reconciler.model.resources import Container
+from reconciler.plan.interest import host_facts, interest_of, pulls_of
+from reconciler.plan.plan import Plan, Step
+from reconciler.plan.planner import plan as make_plan
+
+# How long to wait for a job before looking again: events wake us sooner, so this bounds only a missed one.
+_LOOK_AGAIN = 5.0
+
+
+def prepare(desired: Desired, engine: Engine, pins: Mapping[Address, Resolution] | None = None) -> Desired:
+    """Seals what is sensitive and pins every tag: the ``Desired`` that planning takes. Writes nothing.
+
+    ``pins`` are taken as they are when given (a saved plan is carried out with its own).
+    """
+    sealed = desired.sealed(engine.seal)
+    return sealed.pinned(engine.resolve(pulls_of(sealed), HostFacts(*host_facts(sealed))) if pins is None else pins)
+
+
+def look(desired: Desired, engine: Engine, options: PlanOptions) -> tuple[Observed, Plan]:
+    """Observes and plans. ``desired`` must come from ``prepare``. Writes nothing."""
+    observed = engine.observe(interest_of(desired), HostFacts(*host_facts(desired)))
+    return observed, make_plan(desired, observed, engine.capabilities, options)
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """One pass. ``settled`` when no step was left to run and nothing is being waited for."""
+
+    plan: Plan
+    performed: tuple[StepResult, ...]
+    settled: bool
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.plan.waiting)
+
+
+@dataclass(slots=True)
+class Session:
+    """Passes over one prepared ``Desired``. Each step is performed at most once in a session, so it always ends.
+
+    ``approved`` limits the steps to those that somebody saw and agreed to; None allows all.
+    """
+
+    desired: Desired
+    engine: Engine
+    options: PlanOptions
+    progress: Progress
+    listener: Listener
+    stop: threading.Event = field(default_factory=threading.Event)
+    lock_timeout: float | None = None
+    approved: frozenset[str] | None = None
+    results: list[StepResult] = field(default_factory=list)
+    generation: int | None = None
+
+    def one_pass(self, exclude: Collection[Address] = ()) -> PassReport:
+        """Takes the turn, observes, plans, and runs what can run now. ``exclude`` leaves addresses for later."""
+        with self.engine.turn(self.lock_timeout):
+            # The first turn of a new root made its key: what was sealed before was sealed with nothing.
+            self.desired = self.desired.sealed(self.engine.seal)
+            observed, plan = look(self.desired, self.engine, self._options())
+            ready = self._ready(plan, exclude)
+            performed = run(
+                ready,
+                self.engine,
+                done=self._done(),
+                progress=self.progress,
+                listener=self.listener,
+                stop=self.stop,
+            )
+            self.results.extend(performed)
+            settled = not ready and not plan.waiting
+            if not ready and self._worth_recording(plan):
+                self.generation = self.engine.record(_generation(self.desired, observed))
+        return PassReport(plan, tuple(performed), settled)
+
+    def converge(self, first: Plan) -> Report:
+        """Passes until settled or stopped; ``first`` is the plan that was shown. Raises what a pass raises."""
+        last = first
+        while not self.stop.is_set():
+            report = self.one_pass()
+            last = report.plan
+            if report.settled:
+                break
+            if not report.performed and report.waiting:
+                self.engine.wait(_LOOK_AGAIN)
+        return Report(first, last, tuple(self.results), self.generation, interrupted=self.stop.is_set())
+
+    def _options(self) -> PlanOptions:
+        # A failed job runs once more when a person asks, not once more in every pass.
+        if not self.results:
+            return self.options
+        return PlanOptions(
+            asked=False,
+            max_deletes=self.options.max_deletes,
+            allow_empty=self.options.allow_empty,
+            delete_volumes=self.options.delete_volumes,
+        )
+
+    def _ready(self, plan: Plan, exclude: Collection[Address]) -> list[Step]:
+        """The steps to run in this pass: what waits for a deferred or excluded step is left for a later one."""
+        tried = {result.step_id for result in self.results}
+        reachable = set(tried)
+        ready = []
+        for step in plan.steps:
+            allowed = self.approved is None or step.id in self.approved
+            if step.deferred or step.id in tried or step.action.address in exclude or not allowed:
+                continue
+            if reachable.issuperset(step.needs):
+                reachable.add(step.id)
+                ready.append(step)
+        return ready
+
+    def _done(self) -> set[str]:
+        return {result.step_id for result in self.results if result.status in ("done", "unchanged")}
+
+    def _worth_recording(self, plan: Plan) -> bool:
+        changed = any(result.status == "done" for result in self.results)
+        failed = any(result.status in ("failed", "blocked") for result in self.results)
+        return changed and not failed and plan.empty and not plan.errored and self.generation is None
+
+
+def _generation(desired: Desired, observed: Observed) -> Generation:
+    entries: dict[Address, GenerationEntry] = {}
+    for address, resource in desired.resources.items():
+        seen = observed.resources.get(address)
+        if isinstance(seen, ObservedContainer) and isinstance(resource, Container):
+            entries[address] = GenerationEntry(seen.form, seen.image)
+        else:
+            digest = seen.digest if isinstance(seen, ObservedImage) else None
+            entries[address] = GenerationEntry(form(resource), digest)
+    return Generation(desired.stacks, desired.source, desired.revision, entries)
