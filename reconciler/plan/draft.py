@@ -43,6 +43,7 @@ FREE = Cost()
 class Draft:
     """What the planners of the kinds write to, and what they tell each other.
 
+    - ``containers`` are those observed, by name: no order of the observation may show.
     - ``forms`` are the containers as they should be.
     - ``digests`` holds what each image that is not blocked will be; None is known after apply.
     - ``ready`` names the step after which a resource is there as desired.
@@ -59,6 +60,8 @@ class Draft:
         self.capabilities = capabilities
         self.options = options
         self.stacks = desired.stacks | observed.source_stacks
+        found = (item for item in observed.resources.values() if isinstance(item, ObservedContainer))
+        self.containers = sorted(found, key=lambda item: item.address.name)
         self.changes: dict[Address, Change] = {}
         self.steps: dict[str, Step] = {}
         self.blocked: dict[Address, Blocked] = {}

@@ -95,13 +95,9 @@ def _why(draft: Draft, address: Address, found: ObservedResource) -> str:
 
 def _gone_from(draft: Draft, field: str, address: Address) -> Gate:
     """After the containers of this plan that use the network or the volume are gone, or have let go of it."""
-    needs: list[str] = []
-    for found in draft.observed.resources.values():
-        if isinstance(found, ObservedContainer) and _uses(found, field, str(address)):
-            step_id = draft.gone.get(found.id) or draft.freed.get(found.id)
-            if step_id:
-                needs.append(step_id)
-    return Gate(tuple(needs))
+    users = (found.id for found in draft.containers if _uses(found, field, str(address)))
+    steps = (draft.gone.get(id_) or draft.freed.get(id_) for id_ in users)
+    return Gate(tuple(step for step in steps if step))
 
 
 def _uses(found: ObservedContainer, field: str, name: str) -> bool:
@@ -111,10 +107,8 @@ def _uses(found: ObservedContainer, field: str, name: str) -> bool:
 
 
 def _gone_with_image(draft: Draft, image: ObservedImage) -> Gate:
-    users = (found for found in draft.observed.resources.values() if isinstance(found, ObservedContainer))
-    return Gate(
-        tuple(draft.gone[found.id] for found in users if found.image == image.digest and found.id in draft.gone)
-    )
+    users = (found.id for found in draft.containers if found.image == image.digest)
+    return Gate(tuple(draft.gone[id_] for id_ in users if id_ in draft.gone))
 
 
 def _keep_for_others(draft: Draft, address: Address, found: ObservedFact, others: frozenset[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from reconciler.model.action import RemoveContainer, RemoveNetwork, StartContainer
@@ -58,7 +57,7 @@ def _report_leftover(draft: Draft, found: ObservedContainer) -> None:
 
 def hand_over(draft: Draft) -> None:
     """Networks and ports pass from one container to another: they are let go of before they are taken."""
-    alive = [found for found in _containers(draft) if found.alive]
+    alive = [found for found in (*draft.containers, *draft.observed.leftovers) if found.alive]
     for network in sorted(draft.recreated):
         _empty_network(draft, network, alive)
     holders = {found.id: found for found in alive if found.id in draft.freed}
@@ -71,11 +70,6 @@ def hand_over(draft: Draft) -> None:
             if holders[holder].address != address:
                 _free_early(draft, holder)
                 draft.need(start, (draft.freed[holder],))
-
-
-def _containers(draft: Draft) -> Iterator[ObservedContainer]:
-    yield from (found for found in draft.observed.resources.values() if isinstance(found, ObservedContainer))
-    yield from draft.observed.leftovers
 
 
 def _on_recreated(draft: Draft, found: ObservedContainer) -> bool:
