@@ -1,0 +1,1 @@
+"""What the program asks of the kernel: mounts, namespaces, cgroups, locks, and files that survive a crash."""

@@ -1,0 +1,1 @@
+"""Containers as processes: the OCI bundle, runc under conmon, tasks, logs and terminals."""

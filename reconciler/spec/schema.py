@@ -10,7 +10,7 @@ from pydantic import Field, WithJsonSchema
 
 from reconciler.errors import InvalidError
 from reconciler.oci.reference import Reference, parse_registry
-from reconciler.spec.base import Model, later
+from reconciler.spec.mapping import Model, later
 from reconciler.spec.fields import (
     Bool,
     Command,

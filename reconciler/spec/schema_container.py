@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from reconciler.errors import InvalidError
 from reconciler.spec import ports
-from reconciler.spec.base import Model, later
+from reconciler.spec.mapping import Model, later
 from reconciler.spec.fields import (
     Also,
     Bool,

@@ -1,0 +1,1 @@
+"""What is on disk: verified blobs, their metadata, unpacked layers, snapshots, leases and collection."""
