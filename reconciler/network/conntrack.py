@@ -1,4 +1,4 @@
-"""Forgetting UDP flows (ctnetlink).
+"""Forgetting UDP flows.
 
 UDP has no end: a client that goes on sending keeps its flow alive, and the flow keeps the translation it was born
 with. When a port moves to a new container, such clients would talk to the old one, or to nobody, for ever.
@@ -7,20 +7,15 @@ with. When a port moves to a new container, such clients would talk to the old o
 from __future__ import annotations
 
 import errno
+import os
 import socket
-import struct
 from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Any
 
 from reconciler.errors import HostError
-from reconciler.network import rtnetlink
-from reconciler.network.netlink import NETFILTER, Netlink, attributes, nested
+from reconciler.network.rtnetlink import Rtnetlink
 from reconciler.network.spec import PortMapping
-
-_GET, _DELETE = 0x101, 0x102
-_HEAD = struct.pack("=BBH", socket.AF_INET, 0, 0)  # nfgenmsg
-_ORIGINAL = 1
-_IP, _PROTOCOL = 1, 2
-_DESTINATION, _NUMBER, _DESTINATION_PORT = 2, 1, 3
 
 
 def forget(ports: Sequence[PortMapping]) -> int:
@@ -32,33 +27,36 @@ def forget(ports: Sequence[PortMapping]) -> int:
     numbers = {port.host_port for port in ports if port.protocol == "udp"}
     if not numbers:
         return 0
+    from pyroute2 import Conntrack, NetlinkError
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
+
+    udp = NFCTAttrTuple(proto=socket.IPPROTO_UDP)
     try:
-        with Netlink() as route:
-            local = {address.ip.packed for address in rtnetlink.addresses(route)}
-        with Netlink(NETFILTER) as netlink:
-            stale = [flow for flow in netlink.dump(_GET, _HEAD) if _concerns(flow, local, numbers)]
-            return sum(_delete(netlink, flow) for flow in stale)
-    except OSError as error:
+        with Rtnetlink() as kernel:
+            local = {address.ip for address in kernel.addresses()}
+        with Conntrack() as table:
+            # The whole answer before the next request: there is one socket.
+            flows = [entry.tuple_orig for entry in list(table.dump_entries(tuple_orig=udp))]
+            stale = [flow for flow in flows if flow.dport in numbers and _is_local(IPv4Address(flow.daddr), local)]
+            return sum(_delete(table, flow) for flow in stale)
+    except (OSError, NetlinkError) as error:
         raise HostError(
-            f"cannot forget UDP flows: {error.strerror}", hint="run as root, on a kernel with connection tracking"
+            f"cannot forget UDP flows: {os.strerror(error.args[0])}",
+            hint="run as root, on a kernel with connection tracking",
         ) from error
 
 
-def _concerns(flow: bytes, local: set[bytes], ports: set[int]) -> bool:
-    original = attributes(attributes(flow, len(_HEAD))[_ORIGINAL])
-    protocol = attributes(original[_PROTOCOL])
-    if protocol[_NUMBER][0] != socket.IPPROTO_UDP:
-        return False
-    destination = attributes(original[_IP]).get(_DESTINATION)
-    loopback = destination is not None and destination[0] == 127
-    return int.from_bytes(protocol[_DESTINATION_PORT], "big") in ports and (loopback or destination in local)
+def _is_local(address: IPv4Address, addresses: set[IPv4Address]) -> bool:
+    return address.is_loopback or address in addresses
 
 
-def _delete(netlink: Netlink, flow: bytes) -> bool:
+def _delete(table: Any, flow: Any) -> bool:
+    from pyroute2 import NetlinkError
+
     try:
-        netlink.request(_DELETE, _HEAD + nested(_ORIGINAL, attributes(flow, len(_HEAD))[_ORIGINAL]))
-    except OSError as error:
-        if error.errno != errno.ENOENT:
+        table.entry("del", tuple_orig=flow)
+    except NetlinkError as error:
+        if error.code != errno.ENOENT:
             raise
         return False
     return True
