@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         return SIGTERM_CODE
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does. Python would complain again at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return SIGINT_CODE + signal.SIGPIPE - signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -13,46 +13,34 @@ from reconciler.errors import UsageError
 
 if TYPE_CHECKING:
     from reconciler.model.desired import Desired
-    from reconciler.spec.tree import Tree
+    from reconciler.source.port import Revision
     from reconciler.spec.variables import Variable
 
 
 def load_desired(context: Context, options: argparse.Namespace, *, secrets: bool = True) -> Desired:
     """The specs that a command names, resolved for this host. Raises ``SpecError`` with every problem found."""
+    from reconciler.source.directory import DirectorySource
+
+    source = DirectorySource(options.paths or ["."], recursive=options.recursive)
+    return load_revision(context, options, source.identity, source.read(), secrets=secrets)
+
+
+def load_revision(
+    context: Context, options: argparse.Namespace, source: str, revision: Revision, *, secrets: bool = True
+) -> Desired:
+    """One revision of a source, resolved for this host."""
     from reconciler.spec.load import load_specs
 
-    paths = options.paths or ["."]
     desired = load_specs(
-        paths,
-        recursive=options.recursive,
+        revision.paths,
+        recursive=revision.recursive,
         labels=host_labels(context, options.label),
         variables=variables(options.env_file, options.var),
         environment=allowed_environment(context, options.env),
+        tree=revision.tree,
         secrets=secrets,
     )
-    return dataclasses.replace(desired, source=source_name(paths))
-
-
-def load_from_tree(
-    context: Context, options: argparse.Namespace, tree: Tree, paths: Sequence[str], source: str, revision: str
-) -> Desired:
-    """The same from files that a source provides, such as one commit of a repository."""
-    from reconciler.spec.load import load_specs
-
-    desired = load_specs(
-        paths,
-        recursive=options.recursive,
-        labels=host_labels(context, options.label),
-        variables=variables(options.env_file, options.var),
-        environment=allowed_environment(context, options.env),
-        tree=tree,
-    )
-    return dataclasses.replace(desired, source=source, revision=revision)
-
-
-def source_name(paths: Sequence[str]) -> str:
-    """The stable name of a set of paths: what leaves it is pruned."""
-    return "dir:" + ",".join(sorted(str(Path(path).resolve()) for path in paths))
+    return dataclasses.replace(desired, source=source, revision=revision.id)
 
 
 def host_labels(context: Context, given: Sequence[str]) -> dict[str, str]:

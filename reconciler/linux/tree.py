@@ -1,10 +1,12 @@
-"""Removing a directory tree, and knowing what is mounted below one."""
+"""Directory trees: removing one, measuring one, and knowing what is mounted below one."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
+import stat
 from pathlib import Path
 
 from reconciler.errors import HostError
@@ -41,6 +43,30 @@ def remove_tree(path: Path, *, point: str, sync: bool = True) -> bool:
     if sync:
         durable.sync_directory(path.parent, point=point)
     return True
+
+
+def disk_usage(path: Path) -> int:
+    """Bytes that a file or a tree takes on disk, a file with several links counted once.
+
+    Other filesystems mounted in it do not count, nor does what vanishes meanwhile. Raises ``HostError``.
+    """
+    total = 0
+    seen: set[int] = set()
+    with durable.guarded("measure", path):
+        device = path.lstat().st_dev
+        pending = [os.fsencode(path)]
+        while pending:
+            current = pending.pop()
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(current)
+                if status.st_dev != device or status.st_ino in seen:
+                    continue
+                if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                    seen.add(status.st_ino)
+                total += status.st_blocks * 512  # stat(2): the unit is 512 bytes everywhere
+                if stat.S_ISDIR(status.st_mode):
+                    pending += [os.path.join(current, name) for name in os.listdir(current)]  # noqa: PTH118, PTH208
+    return total
 
 
 def mount_points_below(path: Path) -> tuple[Path, ...]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from reconciler.errors import HostError, IntegrityError, ReconcilerError
 from reconciler.linux import durable
-from reconciler.linux.tree import remove_tree
+from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
 from reconciler.store import ingest
@@ -182,7 +181,7 @@ class GarbageCollector:
                 yield Garbage("blob", digest, "no image refers to it", self._content.size(digest))
         for path in sorted(self._content.partials()):
             if f"sha256:{path.name}" not in marks.leased and ingest.is_abandoned(path):
-                yield Garbage("partial", path.name, "an unfinished download that nobody continues", _bytes_in(path))
+                yield Garbage("partial", path.name, "an unfinished download that nobody continues", disk_usage(path))
 
     def _garbage_layers(self, marks: _Marks) -> Iterator[Garbage]:
         rows = self._database.query("SELECT chain_id, size FROM layers ORDER BY chain_id")
@@ -197,7 +196,7 @@ class GarbageCollector:
             if match is None or f"sha256:{name}" in sizes or f"sha256:{match[1]}" in marks.leased:
                 continue
             if ingest.is_abandoned(self._layers / name):  # whoever unpacks a layer holds its directory by flock
-                size = _bytes_in(self._layers / name)
+                size = disk_usage(self._layers / name)
                 yield Garbage("layer", name, "left behind by an interrupted unpack or removal", size)
 
     def _mark(self, roots: tuple[Root, ...]) -> _Marks:
@@ -248,20 +247,3 @@ class GarbageCollector:
                 f"nothing was collected: manifest {digest} must stay and cannot be read: {error}",
                 hint=error.hint or "pull the image again, or remove what refers to it",
             ) from error
-
-
-def _bytes_in(path: Path) -> int:
-    """Bytes that a file or a tree takes on disk. What vanishes meanwhile counts as nothing."""
-    total = 0
-    pending = [path]
-    while pending:
-        current = pending.pop()
-        with durable.guarded("read", current):
-            try:
-                status = current.lstat()
-                total += status.st_blocks * 512
-                if stat.S_ISDIR(status.st_mode):
-                    pending += current.iterdir()
-            except FileNotFoundError:
-                continue
-    return total

@@ -177,7 +177,6 @@ class NewBlob(_Partial):
         super().__init__(path, descriptor)
         self._blobs = blobs
 
-    @property
     def digest(self) -> Digest:
         """The digest of what is written so far. It is leased when all is, before ``commit``."""
         return Digest("sha256:" + self._hash.hexdigest())
@@ -191,12 +190,12 @@ class NewBlob(_Partial):
 
     def commit(self) -> Digest:
         """Makes the blob visible and on disk, and gives its digest; its size is ``offset``. Raises ``HostError``."""
-        target = self._blobs / self.digest.hex
+        target = self._blobs / self.digest().hex
         if target.exists():
             self.discard()
         else:
             self._publish(target)
-        return self.digest
+        return self.digest()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

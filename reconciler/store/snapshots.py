@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import NotFoundError
 from reconciler.linux import durable, mounts
-from reconciler.linux.tree import remove_tree
+from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.store import whiteout
 
@@ -105,7 +105,7 @@ class Snapshots:
 
     def usage(self, container_id: str) -> int:
         """Bytes that the writable layer takes on disk."""
-        return _disk_usage(self.upper(container_id))
+        return disk_usage(self.upper(container_id))
 
     def fingerprint(self, container_id: str) -> str:
         """A digest of the writable layer's metadata: equal as long as nothing in it was changed.
@@ -146,26 +146,3 @@ def _copy_attributes(source: Path, target: Path) -> None:
         if not key.startswith(whiteout.OVERLAY_XATTRS):
             os.setxattr(target, key, os.getxattr(source, key))
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
-
-
-def _disk_usage(path: Path) -> int:
-    """Bytes that a tree takes on disk, a file with several links counted once. Other filesystems do not count."""
-    total = 0
-    seen: set[int] = set()
-    with durable.guarded("measure", path):
-        device = os.lstat(path).st_dev
-        pending = [os.fsencode(path)]
-        while pending:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_dev != device:
-                        continue
-                    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                        if status.st_ino in seen:
-                            continue
-                        seen.add(status.st_ino)
-                    total += status.st_blocks * 512  # stat(2): the unit is 512 bytes everywhere
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append(entry.path)
-    return total

@@ -18,6 +18,7 @@ from pathlib import Path
 from reconciler.engine.embedded import volumes
 from reconciler.engine.embedded.container_rows import ContainerRow, Settings
 from reconciler.engine.embedded.container_spec import StartSpec, anonymous_targets, ordered, plain, process_of
+from reconciler.engine.embedded.container_state import ended_at, state_of
 from reconciler.engine.embedded.records import dump
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.wiring import Wiring, refresh_hosts, write_name_files
@@ -55,27 +56,16 @@ class Containers:
     # Looking
 
     def state_of(self, row: ContainerRow) -> TaskState:
-        """How a container is now, from its row where that knows its end, else from the runtime. Writes nothing."""
-        if row.started_at is None:
-            return TaskState("created")
-        if row.finished_at is not None:
-            return TaskState("exited", None, row.exit_code, row.oom)
-        found = self._runtime.state(row.id)
-        # No task: the host was rebooted, or /run was cleared. conmon may still have left the code on disk.
-        return TaskState("exited", None, self._left_code(row.id)) if found.status == "absent" else found
+        """See ``container_state.state_of``."""
+        return state_of(self._state, self._runtime, row)
 
     def task(self, row: ContainerRow) -> Task:
         """The processes of a container that was started. Raises ``NotFoundError`` when there are none on record."""
         return self._runtime.task(row.id)
 
     def ended_at(self, row: ContainerRow) -> float:
-        """When a container that has ended did so: when conmon wrote its exit code, else as late as can be."""
-        exit_file = self._state.container_dir(row.id) / "exit" / row.id
-        try:
-            finished = exit_file.stat().st_mtime
-        except FileNotFoundError:
-            finished = time.time()
-        return max(finished, row.started_at or 0.0)
+        """See ``container_state.ended_at``."""
+        return ended_at(self._state, row)
 
     def reap(self) -> list[ContainerRow]:
         """Records the end of every container that has ended, and takes away what it had while it ran."""
@@ -88,6 +78,15 @@ class Containers:
                 self._finish(row, found)
                 ended.append(row)
         return ended
+
+    def mounted_sources(self) -> set[str]:
+        """The host paths that containers bind, running or not."""
+        found: set[str] = set()
+        for row in self._state.containers.all():
+            path = self._state.container_dir(row.id) / "spec.json"
+            with suppress(FileNotFoundError):
+                found.update(mount.source for mount in StartSpec.from_json(path.read_text()).mounts)
+        return found
 
     # Changing
 
@@ -365,12 +364,6 @@ class Containers:
         self._state.snapshots.unmount(rootfs)
         with suppress(FileNotFoundError):
             rootfs.rmdir()
-
-    def _left_code(self, container_id: str) -> int | None:
-        try:
-            return int((self._state.container_dir(container_id) / "exit" / container_id).read_text())
-        except (OSError, ValueError):
-            return None
 
     def _names(self, row: ContainerRow) -> Path:
         return self._state.container_dir(row.id) / "names"

@@ -145,6 +145,11 @@ class EmbeddedEngine:
                 found |= seen.stacks
         return frozenset(found)
 
+    @property
+    def run_directory(self) -> Path:
+        """The root's directory under /run."""
+        return self.view().state.run
+
     def view(self) -> Machinery:
         """Everything, to read from: the writer's own within a turn or after one, else a fresh reader's."""
         if self._writer is not None:

@@ -162,6 +162,11 @@ class Wiring:
                 )
             self.firewall.publish(mappings)
 
+    def published_by_container(self) -> dict[str, list[PortMapping]]:
+        """The ports published now, by container id."""
+        owners = {row["container"] for row in self._state.database.query("SELECT container FROM published")}
+        return {owner: list(self.published(owner)) for owner in owners}
+
     def published(self, container_id: str | None = None) -> tuple[PortMapping, ...]:
         """The ports published now, of one container or of all."""
         rows = self._state.database.query(

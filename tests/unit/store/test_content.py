@@ -153,7 +153,7 @@ def test_a_new_blob_is_known_by_its_digest_at_the_end(content: ContentStore) -> 
     with content.new_blob() as blob:
         blob.write(DATA[:500])
         blob.write(memoryview(DATA)[500:])
-        assert blob.digest == DIGEST
+        assert blob.digest() == DIGEST
         assert blob.commit() == DIGEST
         assert blob.offset == len(DATA)
     assert content.read(DIGEST, len(DATA)) == DATA
