@@ -1,0 +1,76 @@
+"""Which image a person means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reconciler.errors import ConflictError, InvalidError, NotFoundError
+from reconciler.oci.reference import Reference
+from reconciler.store.images import ImageRecord, Name
+
+if TYPE_CHECKING:
+    from reconciler.engine.embedded.state import State
+
+_ENTRY = "image/"
+NO_NAME = "<none>"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """An image and the name it was found by, None when that was its id."""
+
+    record: ImageRecord
+    name: Name | None
+
+
+def find_image(state: State, wanted: str) -> FoundImage:
+    """The image that ``wanted`` means: a reference in full or familiar form, the entry of a stack (``shop/base``), or a
+    unique prefix of an id. Names win over ids. Raises ``NotFoundError`` or ``ConflictError``.
+    """
+    for text in _spellings(wanted):
+        name = state.names.lookup(text)
+        record = state.images.get(name.digest) if name is not None else None
+        if record is not None:
+            return FoundImage(record, name)
+    record = _by_digest(state, wanted) or _by_id(state, wanted)
+    if record is None:
+        raise NotFoundError(f"no image {wanted[:200]!a} on this host", hint="list them with: reconciler image ls")
+    return FoundImage(record, None)
+
+
+def shown_name(name: Name) -> str:
+    """A name as people write it: ``debian:bookworm``, or ``shop/base`` for the entry of a stack."""
+    return name.name.removeprefix(_ENTRY) if name.kind == "entry" else Reference.parse(name.name).familiar
+
+
+def _spellings(wanted: str) -> list[str]:
+    reference = _reference(wanted)
+    return [wanted, *([str(reference)] if reference else []), _ENTRY + wanted]
+
+
+def _reference(wanted: str) -> Reference | None:
+    try:
+        return Reference.parse(wanted)
+    except InvalidError:
+        return None
+
+
+def _by_digest(state: State, wanted: str) -> ImageRecord | None:
+    """The image of ``name@sha256:...``, which may be the digest of the index that it was chosen from."""
+    reference = _reference(wanted)
+    if reference is None or reference.digest is None:
+        return None
+    found = state.images.get(reference.digest)
+    return found or next((image for image in state.images.list() if image.index_digest == reference.digest), None)
+
+
+def _by_id(state: State, wanted: str) -> ImageRecord | None:
+    try:
+        found = state.images.by_prefix(wanted)
+    except InvalidError:
+        return None
+    if len(found) > 1:
+        ids = ", ".join(image.digest.hex[:16] for image in found[:5])
+        raise ConflictError(f"{wanted!a} is ambiguous: {ids}", hint="write more of the id")
+    return found[0] if found else None
