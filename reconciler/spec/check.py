@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.model.desired import Location
-from reconciler.spec.mapping import Model, model_in
 from reconciler.spec.errors import Problems, shown
 from reconciler.spec.fields import kind_of
+from reconciler.spec.mapping import Model, model_in
 from reconciler.spec.nearest import nearest
 from reconciler.spec.nodes import Node, place
 

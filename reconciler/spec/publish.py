@@ -15,9 +15,9 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from reconciler.spec import reader, tree, units, variables
-from reconciler.spec.mapping import Model, model_in
 from reconciler.spec.examples import EXAMPLES
 from reconciler.spec.fields import MAX_NAME
+from reconciler.spec.mapping import Model, model_in
 from reconciler.spec.schema import ComposeFile, Spec
 
 DIRECTORY = "specs/v1"

@@ -10,7 +10,6 @@ from pydantic import Field, WithJsonSchema
 
 from reconciler.errors import InvalidError
 from reconciler.oci.reference import Reference, parse_registry
-from reconciler.spec.mapping import Model, later
 from reconciler.spec.fields import (
     Bool,
     Command,
@@ -30,6 +29,7 @@ from reconciler.spec.fields import (
     integer,
     parsed,
 )
+from reconciler.spec.mapping import Model, later
 from reconciler.spec.schema_container import Container
 
 

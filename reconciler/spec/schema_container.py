@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from reconciler.errors import InvalidError
 from reconciler.spec import ports
-from reconciler.spec.mapping import Model, later
 from reconciler.spec.fields import (
     Also,
     Bool,
@@ -30,6 +29,7 @@ from reconciler.spec.fields import (
     parsed,
     text,
 )
+from reconciler.spec.mapping import Model, later
 
 _RANGE_SCHEMA = WithJsonSchema({"type": ["integer", "string"]})
 PortRangeField = Annotated[ports.PortRange, parsed(ports.parse_range), _RANGE_SCHEMA]
