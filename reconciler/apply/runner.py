@@ -12,6 +12,8 @@ from reconciler.apply.report import StepResult
 from reconciler.engine.port import Engine, Outcome, Progress
 from reconciler.errors import ReconcilerError
 from reconciler.log import Logger
+from reconciler.model.action import StartContainer, StopContainer
+from reconciler.model.address import Address
 from reconciler.plan.plan import Step
 
 _log = Logger("apply")
@@ -36,8 +38,9 @@ def run(
     """Performs every step whose needs are met, and returns one result for each of ``steps``, in order of ending.
 
     ``done`` are ids of steps that were carried out before. A need that is neither there nor among ``steps`` blocks
-    its step. When ``stop`` is set, what runs is finished and nothing new begins. Our own errors become results;
-    anything else is a bug: it is raised once the running steps have ended.
+    its step. When ``stop`` is set, what runs is finished and nothing new begins, but for a container that was stopped
+    to make room for its successor: that one is started first. Our own errors become results; anything else is a bug:
+    it is raised once the running steps have ended.
     """
     return _Run(steps, engine, set(done), progress, listener, stop).go(workers)
 
@@ -56,14 +59,14 @@ class _Run:
         self._engine, self._progress, self._listener, self._stop = engine, progress, listener, stop
         self._done = done
         self._lost: set[str] = set()
+        self._handed_over: set[Address] = set()
         self._running: dict[Future[StepResult], Step] = {}
         self._results: list[StepResult] = []
 
     def go(self, workers: int) -> list[StepResult]:
         with ThreadPoolExecutor(workers, thread_name_prefix="step") as pool:
             while self._pending or self._running:
-                if not self._stop.is_set():
-                    self._start_ready(pool, workers)
+                self._start_ready(pool, workers)
                 if not self._running:
                     break
                 finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
@@ -75,6 +78,8 @@ class _Run:
 
     def _start_ready(self, pool: ThreadPoolExecutor, workers: int) -> None:
         for step in list(self._pending.values()):
+            if self._stop.is_set() and not self._completes_a_handover(step):
+                continue
             missing = [need for need in step.needs if need not in self._done]
             lost = next((need for need in missing if need in self._lost or not self._is_coming(need)), None)
             if lost is not None:
@@ -87,6 +92,9 @@ class _Run:
                 self._listener(step, None)
                 self._running[pool.submit(self._perform, step)] = step
 
+    def _completes_a_handover(self, step: Step) -> bool:
+        return isinstance(step.action, StartContainer) and step.action.address in self._handed_over
+
     def _is_coming(self, step_id: str) -> bool:
         return step_id in self._pending or any(step.id == step_id for step in self._running.values())
 
@@ -97,6 +105,8 @@ class _Run:
             self._stop.set()
             raise
         (self._lost if result.status == "failed" else self._done).add(step.id)
+        if isinstance(step.action, StopContainer) and result.status == "done":
+            self._handed_over.add(step.action.address)
         self._end(step, result)
 
     def _end(self, step: Step, result: StepResult) -> None:
