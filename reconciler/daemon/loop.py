@@ -152,6 +152,10 @@ class Loop:
         if loaded is None:
             self._set(result="failed")
             return
+        if not self._is_good(loaded):
+            # A pass may take minutes: who asks meanwhile must not be told that the last revision's result still holds.
+            self._set(result="progressing")
+            self._publish()
         started = self._clock.monotonic()
         try:
             report = self._converger.converge_once(
