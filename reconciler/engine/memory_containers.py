@@ -120,5 +120,5 @@ class MemoryContainers:
 
 
 def fingerprint(found: ObservedContainer) -> str:
-    """What the container wrote: here that follows from what it was made from."""
-    return form_digest(found.form)
+    """What the container wrote: here that follows from what it ran, and from nothing that changes in place."""
+    return form_digest({name: found.form.get(name) for name in ("image", "entrypoint", "command", "environment")})
