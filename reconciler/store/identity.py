@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
         text = os.urandom(6).hex().encode() + b"\n"
         durable.write_file(root / "id", text, point="identity.id")
     identity = _load(root, text, run)
-    _check_place(identity)
+    note_place(identity)
     return identity
 
 
@@ -139,8 +140,11 @@ def _read(path: Path) -> bytes | None:
             return file.read(4096)
 
 
-def _check_place(identity: Identity) -> None:
-    """Refuses a second directory with this id while the first is in use; then notes this one as the first."""
+def note_place(identity: Identity) -> None:
+    """Notes in the runtime directory where the root is. The caller holds the root's lock.
+
+    Raises ``HostError`` when the note names another directory and something of that one is in use.
+    """
     note = identity.run / _PLACE
     status = identity.root.lstat()
     place = {"device": status.st_dev, "inode": status.st_ino, "path": str(identity.root.resolve())}
@@ -157,6 +161,14 @@ def _check_place(identity: Identity) -> None:
     with durable.guarded("make directory", identity.run):
         identity.run.mkdir(0o700, parents=True, exist_ok=True)
     durable.write_file(note, text, point="identity.place")
+
+
+def forget_place(identity: Identity) -> None:
+    """Takes the note and the runtime directory away unless something else is in there. The caller holds the lock."""
+    with suppress(OSError):
+        if [path.name for path in identity.run.iterdir()] == [_PLACE]:
+            (identity.run / _PLACE).unlink()
+            identity.run.rmdir()
 
 
 def _mounted(identity: Identity, noted: bytes) -> tuple[Path, ...]:

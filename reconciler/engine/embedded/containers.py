@@ -36,6 +36,7 @@ from reconciler.oci.digest import Digest
 from reconciler.runtime.runtime import Runtime
 from reconciler.runtime.spec import BundleSpec, MountSpec
 from reconciler.runtime.task import Task, TaskState
+from reconciler.store.identity import forget_place
 from reconciler.store.images import ImageRecord
 
 _log = Logger("engine")
@@ -258,6 +259,16 @@ class Containers:
         for task in self._runtime.ids():
             if task not in rows:
                 self._runtime.delete(task)
+
+    def tidy(self) -> None:
+        """Takes away what tasks share, when none is left: the parent control group and the runtime directory."""
+        if self._runtime.ids():
+            return
+        for directory in ("netns", "rootfs"):
+            with suppress(OSError):
+                (self._state.run / directory).rmdir()
+        self._runtime.release(self.cgroup)
+        forget_place(self._state.identity)
 
     # Parts
 

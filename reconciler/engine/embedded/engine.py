@@ -24,7 +24,7 @@ from reconciler.linux.lock import DirectoryLock
 from reconciler.model.capabilities import Capabilities
 from reconciler.model.observed import Interest, ObservedFact
 from reconciler.oci.digest import Digest
-from reconciler.store.identity import prepare_root
+from reconciler.store.identity import note_place, prepare_root
 
 if TYPE_CHECKING:
     from reconciler.model.action import Action
@@ -113,6 +113,7 @@ class EmbeddedEngine:
         prepare_root(self.root)
         with self._turns, DirectoryLock(self.root).acquire(_FOREVER if timeout is None else timeout):
             writer = self._open_writer()
+            note_place(writer.state.identity)
             self._turn = True
             try:
                 writer.containers.reap()
@@ -121,6 +122,7 @@ class EmbeddedEngine:
                 self._turn = False
                 state = writer.state
                 assert isinstance(state, WriterState)
+                writer.containers.tidy()
                 state.close_pass()
 
     def record(self, generation: Generation) -> int:
