@@ -41,7 +41,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
         raise UsageError("-t needs a terminal on standard input", hint="leave out -t")
     if options.rm and options.detach:
         raise UsageError("--rm needs somebody to wait for the end: not with -d", hint="remove it with container rm -f")
-    with _exit_codes(), context.engine() as engine:
+    with exit_codes(), context.engine() as engine:
         container = requested(options, context.environment)
         with engine.turn(context.lock_timeout):
             image = _image(context, engine, options)
@@ -77,7 +77,7 @@ def start(context: Context, options: argparse.Namespace) -> int:
                     context.print(row.shown)
         if attachment is None:
             return 0
-        with _exit_codes():
+        with exit_codes():
             code = _attend(context, engine, rows[0], attachment, stdin=options.interactive)
             if code is None:
                 return 0
@@ -181,7 +181,7 @@ def _settle(context: Context, engine: EmbeddedEngine, row: ContainerRow, *, remo
 
 
 @contextmanager
-def _exit_codes() -> Iterator[None]:
+def exit_codes() -> Iterator[None]:
     """Gives errors the exit codes that ``container run`` has for them."""
     try:
         yield

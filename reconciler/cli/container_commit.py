@@ -1,0 +1,49 @@
+"""``reconciler container commit``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from reconciler.cli.context import Context
+from reconciler.engine.embedded.adhoc import check_movable
+from reconciler.engine.embedded.container_config import container_config
+from reconciler.engine.embedded.container_rows import find_container
+from reconciler.engine.embedded.container_spec import StartSpec
+from reconciler.errors import InvalidError, NotFoundError
+from reconciler.model.address import Address
+from reconciler.model.resources import Commit, ConfigChanges
+from reconciler.oci.reference import Reference
+from reconciler.store.images import Name
+
+
+def run(context: Context, options: argparse.Namespace) -> int:
+    """Makes an image of the container's writable layer on top of its image, and prints its digest.
+
+    It runs as the container does: that one's environment, command, user and labels become the image's, but for values
+    that are sensitive. Committing an ended container again gives the same image.
+    """
+    reference = Reference.parse(options.reference) if options.reference else None
+    if reference is not None and reference.digest is not None:
+        raise InvalidError(f"{reference.familiar}: a digest cannot be given to an image", hint="write NAME:TAG")
+    with context.engine() as engine, engine.turn(context.lock_timeout):
+        machinery = engine.writer()
+        state = machinery.state
+        row = find_container(state.containers.all(), options.name)
+        image = state.images.get(row.image)
+        if image is None:
+            raise NotFoundError(f"the image of container {row.shown} is gone", hint="pull it again")
+        spec = StartSpec.from_json((state.container_dir(row.id) / "spec.json").read_text())
+        record = machinery.images.commit(
+            row,
+            Commit(Address("container", row.shown), options.author, options.message),
+            config=ConfigChanges(),
+            created=row.finished_at if row.finished_at is not None else time.time(),
+            command=" ".join(row.settings.args),
+            base_config=container_config(row, spec, state.config(image)),
+        )
+        if reference is not None:
+            check_movable(state, reference, record.digest)
+            state.names.set(Name(str(reference), record.digest, "", "tag"))
+    context.print(record.digest)
+    return 0
