@@ -111,6 +111,10 @@ def _host_commands(commands: Any) -> None:
     login.add_argument("--plain-http", action="store_true", help="the registry speaks plain HTTP")
     login.set_defaults(run=command("login"))
 
+    logout = commands.add_parser("logout", help="forget the credentials for a registry")
+    logout.add_argument("registry", metavar="HOST")
+    logout.set_defaults(run=command("login", "logout"))
+
 
 def _spec_arguments(parser: Parser, paths: str = "*") -> None:
     parser.add_argument("paths", nargs=paths, metavar="PATH", help="spec files or directories (default: .)")

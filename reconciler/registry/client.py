@@ -116,6 +116,13 @@ class RegistryClient:
             raise InvalidError(f"{reference} names no tag")
         return self._resolver.tag_digest(reference)
 
+    def check_access(self, registry: str) -> None:
+        """Asks the origin whether it lets us in with the credentials at hand (distribution-spec, ``GET /v2/``).
+
+        Raises ``AuthError`` when it refuses them, else as ``resolve``.
+        """
+        self._resolver.check_access(registry)
+
     def blob(
         self, reference: Reference, descriptor: Descriptor, sink: Sink, progress: Callable[[int], None] = _uncounted
     ) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 from reconciler.errors import AuthError, InvalidError
 from reconciler.registry.hosts import Credentials, canonical_host
 
+_HUB_KEY = "https://index.docker.io/v1/"  # what docker itself writes for Docker Hub
+
 
 @dataclass(frozen=True, slots=True)
 class DockerConfig:
@@ -27,12 +29,7 @@ class DockerConfig:
     @classmethod
     def parse(cls, text: str, where: str) -> DockerConfig:
         """Reads a file's text; ``where`` names it in errors. Raises ``InvalidError``."""
-        try:
-            document: Any = json.loads(text or "{}")
-        except (ValueError, RecursionError):
-            document = None  # the text holds secrets: not even the position of the error is quoted
-        if not isinstance(document, dict):
-            raise InvalidError(f"{where} is no JSON object", hint="repair it, or log in again")
+        document = _document(text, where)
         logins: dict[str, Credentials] = {}
         helpers: dict[str, str] = {}
         store = str(document.get("credsStore") or "")
@@ -60,6 +57,48 @@ class DockerConfig:
                 hint=f"run `reconciler login {host}`, or declare `auth:` under `registries:`",
             )
         return self.logins.get(host)
+
+
+def with_login(text: str, where: str, host: str, login: Credentials) -> str:
+    """The file's text with one login set; whatever else it holds is kept. Raises ``InvalidError``.
+
+    The login is in the file itself, also where a credential helper kept the host's before.
+    """
+    document = _document(text, where)
+    _forget(document, host, where)
+    encoded = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
+    auths = document["auths"] = _object(document, "auths", where)
+    auths[_HUB_KEY if canonical_host(host) == "docker.io" else canonical_host(host)] = {"auth": encoded}
+    return json.dumps(document, indent="\t") + "\n"
+
+
+def without_login(text: str, where: str, host: str) -> str | None:
+    """The file's text without the login for ``host``; None when it holds none. Raises ``InvalidError``."""
+    document = _document(text, where)
+    return json.dumps(document, indent="\t") + "\n" if _forget(document, host, where) else None
+
+
+def _forget(document: dict[str, Any], host: str, where: str) -> bool:
+    """Drops every spelling of a host from the logins and the helpers."""
+    found = [
+        (section, key)
+        for section in ("auths", "credHelpers")
+        for key in _object(document, section, where)
+        if _host(key) == canonical_host(host)
+    ]
+    for section, key in found:
+        del document[section][key]
+    return bool(found)
+
+
+def _document(text: str, where: str) -> dict[str, Any]:
+    try:
+        document: Any = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        document = None  # the text holds secrets: not even the position of the error is quoted
+    if not isinstance(document, dict):
+        raise InvalidError(f"{where} is no JSON object", hint="repair it, or move it away and log in again")
+    return document
 
 
 def _object(document: dict[str, Any], key: str, where: str) -> dict[str, Any]:

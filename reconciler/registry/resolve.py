@@ -74,6 +74,17 @@ class Resolver:
         except NotFoundError:
             return None
 
+    def check_access(self, registry: str) -> None:
+        """See ``RegistryClient.check_access``."""
+
+        def ask(endpoint: Endpoint) -> None:
+            with self._session.exchange(endpoint, Ask("its version", "GET", endpoint.base, scope="")):
+                pass
+
+        self._patience.first_answer(
+            f"log in to {registry}", (self._hosts.origin(registry),), self._patience.retried(ask)
+        )
+
     def _tag(self, endpoint: Endpoint, reference: Reference) -> Resolved:
         """What one server says of a tag: by HEAD when its answer is complete, else by GET."""
         tag = reference.tag or ""

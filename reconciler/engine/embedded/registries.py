@@ -20,7 +20,7 @@ from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
-    from reconciler.registry.hosts import Credentials
+    from reconciler.registry.hosts import Credentials, CredentialSource
 
 _MAX_SECRET_FILE = 64 * 1024
 
@@ -53,8 +53,8 @@ def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
     return HostFacts(tuple(registries.values()), tuple(mirrors.values()))
 
 
-def make_client(facts: HostFacts, surroundings: Surroundings) -> RegistryClient:
-    """A client that goes by ``facts``. The caller closes it."""
+def make_client(facts: HostFacts, surroundings: Surroundings, login: CredentialSource | None = None) -> RegistryClient:
+    """A client that goes by ``facts``. With ``login`` it has no other credentials. The caller closes it."""
     from reconciler.registry.client import RegistryClient
     from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts, TlsConfig
     from reconciler.registry.proxy import Proxies
@@ -65,12 +65,13 @@ def make_client(facts: HostFacts, surroundings: Surroundings) -> RegistryClient:
         if registry.ca or registry.certificate:
             paths = (registry.ca, registry.certificate, registry.key)
             tls = TlsConfig(*(Path(path) if path else None for path in paths))
-        source = _source(registry.auth, surroundings) if registry.auth else None
+        source = _source(registry.auth, surroundings) if registry.auth and login is None else login
         configs[registry.host] = HostConfig(registry.host, registry.plain_http, tls, source)
     mirrors = {
         mirror.host: tuple(MirrorEndpoint(end.url, end.resolve) for end in mirror.endpoints) for mirror in facts.mirrors
     }
-    hosts = RegistryHosts(configs, mirrors, lambda host: stored_login(host, surroundings.auth_files))
+    stored = login or (lambda host: stored_login(host, surroundings.auth_files))
+    hosts = RegistryHosts(configs, mirrors, stored)
     return RegistryClient(
         hosts, clock=SystemClock(), proxies=Proxies.from_variables(surroundings.proxies), note=surroundings.note
     )

@@ -1,0 +1,97 @@
+"""``reconciler login`` and ``logout``: credentials in Docker's own file, so that both programs know them."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from pathlib import Path
+
+from reconciler.cli.context import Context, login_file
+from reconciler.engine.embedded.adhoc import plain_hosts
+from reconciler.engine.embedded.registries import make_client, recorded_facts
+from reconciler.engine.embedded.state import open_reader
+from reconciler.errors import InvalidError, NotFoundError, UsageError
+from reconciler.linux import durable
+from reconciler.oci.reference import parse_registry
+from reconciler.registry.dockerconfig import with_login, without_login
+from reconciler.registry.hosts import Credentials, canonical_host
+
+_MAX_PASSWORD = 64 * 1024
+
+
+def run(context: Context, options: argparse.Namespace) -> int:
+    """Tries the login at the registry and stores it only when that lets us in."""
+    host = parse_registry(options.registry)
+    login = Credentials(options.username, _password(context, options))
+    if not _try(context, host, login, plain_http=options.plain_http):
+        context.note(f"warning: {host} asks for no login: nobody checked this one")
+    path = login_file(context.environment).resolve()
+    _write(path, with_login(_read(path), str(path), host, login))
+    context.note(f"Login for {host} stored in {path}, unencrypted.")
+    return 0
+
+
+def logout(context: Context, options: argparse.Namespace) -> int:
+    """Takes the login out of the file; it is not revoked at the registry."""
+    host = parse_registry(options.registry)
+    path = login_file(context.environment).resolve()
+    text = without_login(_read(path), str(path), host)
+    if text is None:
+        raise NotFoundError(
+            f"no login for {host} in {path}", hint="look for it in the other files of docker and podman"
+        )
+    _write(path, text)
+    context.note(f"Login for {host} removed from {path}.")
+    return 0
+
+
+def _try(context: Context, host: str, login: Credentials, *, plain_http: bool) -> bool:
+    """Whether the registry wanted the login, which was then right. Raises ``AuthError`` when it was wrong."""
+    wanted = False
+
+    def given(asked: str) -> Credentials | None:
+        nonlocal wanted
+        if asked != canonical_host(host):
+            return None
+        wanted = True
+        return login
+
+    state = open_reader(context.root)
+    try:
+        facts = plain_hosts(state, host) if plain_http else recorded_facts(state.facts.all())
+    finally:
+        state.close()
+    client = make_client(facts, context.surroundings(), given)
+    try:
+        client.check_access(host)
+    finally:
+        client.close()
+    return wanted
+
+
+def _password(context: Context, options: argparse.Namespace) -> str:
+    if options.password_stdin:
+        # One line end is the shell's, not the password's.
+        text = sys.stdin.read(_MAX_PASSWORD).removesuffix("\n").removesuffix("\r")
+    elif context.interactive:
+        text = getpass.getpass("Password: ", stream=context.stderr)
+    else:
+        raise UsageError("there is no terminal to ask for the password on", hint="use --password-stdin")
+    if not text:
+        raise InvalidError("the password is empty", hint="give it on standard input, or type it")
+    return text
+
+
+def _read(path: Path) -> str:
+    with durable.guarded("read", path):
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            return ""
+
+
+def _write(path: Path, text: str) -> None:
+    with durable.guarded("create", path.parent):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.write_file(path, text.encode(), point="login.file", mode=0o600)
