@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.apply.runner import Listener
+from reconciler.clock import Clock, SystemClock
 from reconciler.daemon.port import PassReport
 from reconciler.engine.port import Engine, Progress
 from reconciler.model.address import Address
 from reconciler.model.desired import Desired
-from reconciler.model.policy import PlanOptions
+from reconciler.model.policy import LONGEST_DELAY, PlanOptions
 from reconciler.reconcile import Session, prepare
 
 _AFTER_WAITING = 5.0  # events wake the loop sooner: this bounds only a missed one
-_AFTER_POSTPONED = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class EngineConverger:
     progress: Progress
     listener: Listener
     lock_timeout: float = 10.0
+    clock: Clock = field(default_factory=SystemClock)
 
     def converge_once(
         self, desired: Desired, *, asked: bool, exclude: Collection[Address], export: Callable[[], None]
@@ -48,6 +49,9 @@ class EngineConverger:
         last = session.one_pass(exclude)
         while last.performed and not self.stop.is_set():
             last = session.one_pass(exclude)
-        postponed = any(not item.error for item in last.plan.blocked)
-        next_try = _AFTER_POSTPONED if postponed else _AFTER_WAITING if last.waiting else None
+        next_try = _AFTER_WAITING if last.waiting else None
+        if last.plan.retry_at is not None:
+            due = max(0.0, last.plan.retry_at - self.clock.now().timestamp())
+            # A clock that is set back must not put a restart off for longer than the longest backoff.
+            next_try = min(due, LONGEST_DELAY, next_try if next_try is not None else LONGEST_DELAY)
         return PassReport(last.plan, tuple(session.results), last.settled, last.waiting, next_try)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _FIRST_DELAY = 0.1
-_LONGEST_DELAY = 60.0
+LONGEST_DELAY = 60.0
 LONG_ENOUGH = 10.0
 """Seconds a service must have run for its next restart to be the first again."""
 
 
 def restart_delay(streak: int) -> float:
     """Seconds between an exit and the next start, after ``streak`` restarts in a row: 0.1, 0.2, 0.4 ... 60."""
-    return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(streak, 30))
+    return min(LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(streak, 30))
 
 
 def next_streak(streak: int, ran_for: float) -> int:

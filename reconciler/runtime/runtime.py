@@ -177,6 +177,13 @@ class Runtime:
             self._cgroups.thaw(task.cgroup)  # a frozen process on cgroup v1 dies only when it runs
         return sent
 
+    def resume(self, container: str) -> bool:
+        """Lets a paused container run on; False when it is not paused."""
+        if self.state(container).status != "paused":
+            return False
+        self._cgroups.thaw(self.task(container).cgroup)
+        return True
+
     def stop(
         self,
         container: str,

@@ -207,6 +207,10 @@ class Containers:
             self._finish(self._state.containers.get(row.id), TaskState("exited", None, None))
             raise
 
+    def resume(self, row: ContainerRow) -> bool:
+        """Lets a paused container run on; False when it is not paused."""
+        return self._runtime.resume(row.id)
+
     def stop(self, row: ContainerRow, timeout: float | None = None) -> bool:
         """Stops a container by its own signal and grace period; False when it was not running.
 
@@ -330,7 +334,7 @@ class Containers:
             elif mount.kind == "tmpfs":
                 found.append(MountSpec("tmpfs", mount.target, mount.read_only, kind="tmpfs"))
             elif mount.source:
-                row = self._state.volumes.get(_volume_name(mount.source))
+                row = self._state.volumes.at(Address.parse(mount.source))
                 found.append(MountSpec(str(row.path(self._state.root)), mount.target, mount.read_only))
         found += self._files(directory / "files", (*container.configs, *container.secrets))
         overridden = {mount.target for mount in container.mounts}
@@ -362,7 +366,8 @@ class Containers:
         return found
 
     def _volume_names(self, container: Container) -> list[str]:
-        return [_volume_name(mount.source) for mount in container.mounts if mount.kind == "volume" and mount.source]
+        named = [mount.source for mount in container.mounts if mount.kind == "volume" and mount.source]
+        return [self._state.volumes.at(Address.parse(source)).name for source in named]
 
     def _discard(self, container_id: str) -> None:
         self._runtime.delete(container_id)
@@ -392,7 +397,3 @@ def signal_number(name: str) -> int:
 
 def _anonymous(row: ContainerRow) -> tuple[tuple[str, str], ...]:
     return row.settings.anonymous
-
-
-def _volume_name(source: str) -> str:
-    return Address.parse(source).name

@@ -10,7 +10,7 @@ from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.containers import Containers
 from reconciler.engine.embedded.images import Images
 from reconciler.engine.embedded.state import State
-from reconciler.engine.embedded.wiring import Wiring
+from reconciler.engine.embedded.wiring import Wiring, without_stack
 from reconciler.errors import NotFoundError
 from reconciler.model.address import Address
 from reconciler.model.facts import RemoteTag
@@ -27,6 +27,8 @@ from reconciler.model.observed import (
     Status,
 )
 from reconciler.network import sysctl
+
+_EXTERNAL = {"external": True}
 
 RemoteTags = Callable[[frozenset[Address]], Mapping[Address, RemoteTag]]
 
@@ -50,10 +52,10 @@ class Observer:
         for address, fact in state.facts.all().items():
             ours = mine is None or bool(fact.stacks & mine)
             (resources if ours else others)[address] = fact
-        self._add_networks(resources, mine)
-        self._add_volumes(resources, mine)
+        self._add_networks(resources, mine, interest.addresses)
+        self._add_volumes(resources, mine, interest.addresses)
         self._add_images(resources, mine)
-        self._add_tags(resources, others, mine, remote_tags(interest.remote_tags))
+        self._add_tags(resources, others, mine, interest.addresses, remote_tags(interest.remote_tags))
         for row in state.containers.all():
             if row.address is None:
                 continue
@@ -75,15 +77,26 @@ class Observer:
             forwarding=_forwarding(may_set_sysctls),
         )
 
-    def _add_networks(self, resources: dict[Address, ObservedResource], mine: frozenset[str] | None) -> None:
+    def _add_networks(
+        self, resources: dict[Address, ObservedResource], mine: frozenset[str] | None, asked: frozenset[Address]
+    ) -> None:
         rows = self._state.networks.all()
         rules = tuple(self._wiring.firewall.observe(self._wiring.firewall_state())) if rows else ()
         for address, row in rows.items():
             if "/" in address.name and _within(address, mine):
                 resources[address] = ObservedNetwork(row.form, self._wiring.drift(row, rules))
+        for address in asked - resources.keys():
+            if address.kind == "network" and without_stack(address) in rows:
+                resources[address] = ObservedNetwork(_EXTERNAL)
 
-    def _add_volumes(self, resources: dict[Address, ObservedResource], mine: frozenset[str] | None) -> None:
-        for row in self._state.volumes.all().values():
+    def _add_volumes(
+        self, resources: dict[Address, ObservedResource], mine: frozenset[str] | None, asked: frozenset[Address]
+    ) -> None:
+        rows = self._state.volumes.all()
+        for address in asked:
+            if address.kind == "volume" and address.name not in rows and address.short in rows:
+                resources[address] = ObservedVolume(_EXTERNAL)
+        for row in rows.values():
             if row.owner and _within(address := Address.parse(row.owner), mine):
                 resources[address] = ObservedVolume(row.form)
 
@@ -109,11 +122,13 @@ class Observer:
         resources: dict[Address, ObservedResource],
         others: dict[Address, ObservedFact | ObservedTag | ObservedContainer],
         mine: frozenset[str] | None,
+        asked: frozenset[Address],
         remote: Mapping[Address, RemoteTag],
     ) -> None:
         declared = self._state.tags.all()
         local = {name.name: name.digest for name in self._state.names.list()}
-        for address in declared.keys() | remote.keys():
+        by_hand = {address for address in asked if address.kind == "tag" and address.name in local}
+        for address in declared.keys() | remote.keys() | by_hand:
             row = declared.get(address)
             seen = ObservedTag(
                 local=local.get(address.name),
@@ -149,7 +164,7 @@ class Observer:
             started_at=row.started_at,
             finished_at=finished,
             discarded_bytes=self._usage(row),
-            fingerprint=self._fingerprint(row) if with_fingerprint else None,
+            fingerprint=self._fingerprint(row) if with_fingerprint and not found.running else None,
         )
 
     def _usage(self, row: ContainerRow) -> int:

@@ -40,7 +40,7 @@ class Performer:
                 self._state.facts.set(action.address, action.form, action.stacks)
                 return Outcome()
             case act.DropFact():
-                self._state.facts.drop(action.address)
+                self._state.facts.drop(action.address, action.remaining)
                 return Outcome()
             case act.EnsureNetwork():
                 return Outcome(self._machinery.wiring.ensure(action.address, action.network, action.form))
@@ -191,6 +191,9 @@ class Performer:
     def _create(self, action: act.CreateContainer) -> Outcome:
         containers = self._machinery.containers
         image = self._digest(action.container.image, action.image)
+        named = self._state.containers.named(action.address.name)
+        if named is not None and named.id != action.replaces and named.form == action.form:
+            return Outcome(False, image)
         for row in self._state.containers.at(action.address):
             # Made by an apply that was interrupted: made again, since a half-made one cannot be told from a whole one.
             if row.name is None and row.id != action.replaces:
@@ -212,6 +215,8 @@ class Performer:
             row = self._state.containers.get(action.container_id)
         else:
             row = self._state.containers.at(action.address)[-1]
+        if containers.state_of(row).status == "paused":
+            return Outcome(containers.resume(row))
         if containers.state_of(row).running:
             return Outcome(changed=False)
         if row.name is None:

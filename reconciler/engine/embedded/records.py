@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -40,9 +40,14 @@ class Facts:
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", (str(address), dump(form), dump(sorted(stacks)))
             )
 
-    def drop(self, address: Address) -> None:
+    def drop(self, address: Address, remaining: Collection[str] = ()) -> None:
+        """Forgets a fact, or leaves it to the ``remaining`` stacks that declare it."""
         with self._database.transaction() as connection:
-            connection.execute("DELETE FROM facts WHERE address = ?", (str(address),))
+            if remaining:
+                stacks = dump(sorted(remaining))
+                connection.execute("UPDATE facts SET stacks = ? WHERE address = ?", (stacks, str(address)))
+            else:
+                connection.execute("DELETE FROM facts WHERE address = ?", (str(address),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +199,12 @@ class Generations:
                 "INSERT INTO generations (created_at, source, revision, stacks, entries) VALUES (?, ?, ?, ?, ?)",
                 (now, generation.source, generation.revision, dump(sorted(generation.stacks)), dump(entries)),
             )
+            stacks = sorted(generation.stacks)
+            # A stack moves to the source that declared it last: the one it came from must not prune it any more.
             connection.execute("DELETE FROM sources WHERE source = ?", (generation.source,))
+            connection.executemany("DELETE FROM sources WHERE stack = ?", [(stack,) for stack in stacks])
             connection.executemany(
-                "INSERT INTO sources VALUES (?, ?)", [(generation.source, stack) for stack in sorted(generation.stacks)]
+                "INSERT INTO sources VALUES (?, ?)", [(generation.source, stack) for stack in stacks]
             )
             return int(cursor.lastrowid or 0)
 

@@ -15,6 +15,7 @@ from reconciler.errors import ConflictError, HostError, NotFoundError
 from reconciler.linux import durable
 from reconciler.linux.rooted import Rooted
 from reconciler.linux.tree import remove_tree
+from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class VolumeTable:
         if row is None:
             raise NotFoundError(f"no volume {name}", hint="declare it under `volumes:` in the specs")
         return row
+
+    def at(self, address: Address) -> VolumeRow:
+        """The volume of a stack, or for an external one that of its name without a stack. Raises ``NotFoundError``."""
+        rows = self.all()
+        return rows.get(address.name) or self.get(address.short)
 
     def set(self, row: VolumeRow) -> None:
         with self._database.transaction() as connection:

@@ -30,6 +30,11 @@ ADHOC_NETWORK = Address("network", "bridge")
 """The network of containers that belong to no stack."""
 
 
+def without_stack(address: Address) -> Address:
+    """What an external network or volume of a stack means: the one of that name that belongs to no stack."""
+    return Address(address.kind, address.short)
+
+
 def bridge_spec(row: NetworkRow) -> BridgeSpec:
     return BridgeSpec(row.address.name, row.bridge, row.subnet, row.gateway)
 
@@ -61,10 +66,6 @@ class Wiring:
         """Makes a network, or puts back what is missing of it. True when anything had to be done."""
         with self._lock:
             rows = self._state.networks.all()
-            if network.external:
-                if ADHOC_NETWORK not in rows and address.short != "bridge":
-                    raise NotFoundError(f"external network {address.short} is not there", hint="create it first")
-                return False
             row = rows.get(address)
             wanted = self._row(address, network, form, rows) if row is None else replace(row, form=form)
             if row is None and self._is_forwarding_refused():
@@ -198,9 +199,10 @@ class Wiring:
     def _endpoint(self, row: ContainerRow, network: Address, interface: str) -> EndpointSpec:
         with self._lock, self._state.database.transaction() as connection:
             networks = self._state.networks.all()
-            if network not in networks:
+            place = networks.get(network) or networks.get(without_stack(network))
+            if place is None:
                 raise NotFoundError(f"{network} of container {row.shown} is not there", hint="apply the specs again")
-            place = networks[network]
+            network = place.address
             taken = {
                 found["container"]: IPv4Address(found["address"])
                 for found in connection.execute("SELECT * FROM endpoints WHERE network = ?", (str(network),))
