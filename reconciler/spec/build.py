@@ -23,8 +23,12 @@ from reconciler.model.resources import (
 from reconciler.oci.reference import parse_registry
 from reconciler.spec import schema
 from reconciler.spec.errors import Problems, shown
+from reconciler.spec.nearest import nearest
 from reconciler.spec.stacks import Entry, Stack
 from reconciler.spec.tree import LocalTree, Tree
+
+# What else a name that is not declared may have been meant to be.
+_ELSE = {"volumes": ", or begin a path with ./ or /"}
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +67,15 @@ class Build:
 
     def refuse(self, address: Address | str, name: str, location: Location, rule: str = "") -> None:
         self.unsupported.append(Unsupported(str(address), name, location, rule))
+
+    def miss(self, stack: Stack, section: str, name: str, location: Location, field: str = "") -> None:
+        """Records that a section declares no such name, unless what declares it may be among what cannot be read."""
+        if not self.problems.names_known:
+            return
+        guess = nearest(name, stack.names(section))
+        message = f"no {section[:-1]} {shown(name)} in stack {stack.name}"
+        hint = f"did you mean {guess}?" if guess else f"declare it under {section}{_ELSE.get(section, '')}"
+        self.problems.add(location, f"{field}: {message}" if field else message, hint)
 
     def path(self, entry: Entry, field_path: tuple[str | int, ...], path: str) -> str:
         """The absolute path of a file that is used later, such as a certificate."""

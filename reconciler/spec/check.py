@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -12,9 +12,10 @@ from pydantic_core import ErrorDetails
 from reconciler.model.desired import Location
 from reconciler.spec.errors import Problems, shown
 from reconciler.spec.fields import kind_of
-from reconciler.spec.mapping import Model, model_in
+from reconciler.spec.mapping import NOTHING, Model, model_in
 from reconciler.spec.nearest import nearest
 from reconciler.spec.nodes import Node, place
+from reconciler.spec.stacks import SECTIONS
 
 M = TypeVar("M", bound=Model)
 Path = tuple[str | int, ...]
@@ -32,26 +33,53 @@ _EXPECTED = {
 }
 
 
-def validate(model: type[M], values: Mapping[str, Any], root: Node, file: str, problems: Problems) -> M | None:
-    """The model of one document, or None after adding every problem found."""
+def validate(
+    model: type[M], values: Mapping[str, Any], unknown: Collection[Path], root: Node, file: str, problems: Problems
+) -> tuple[M | None, frozenset[Path]]:
+    """The model of one document without its faults, and the paths of these.
+
+    A fault is what is left out because something in it is wrong, so that the rest can be judged: a container's field,
+    another resource, a field of the file itself. Every problem is added, except where a value is ``unknown``.
+    The model is None when the rest makes no document.
+    """
+    faults = {_fault(path) for path in unknown}
     try:
-        return model.model_validate(values)
+        valid = model.model_validate(values)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=True):
-            _report(detail, model, root, file, problems)
-    return None
+            path: Path = tuple(step for step in detail["loc"] if step != "[key]")
+            if not any(path[: len(other)] == other[: len(path)] for other in unknown):
+                _report(detail, path, model, root, file, problems)
+            faults.add(_fault(path))
+    else:
+        if not faults:
+            return valid, frozenset()
+    try:
+        return model.model_validate(_without(values, faults)), frozenset(faults)
+    except ValidationError:
+        return None, frozenset(faults)
 
 
-def _report(detail: ErrorDetails, model: type[Model], root: Node, file: str, problems: Problems) -> None:
-    path: Path = tuple(step for step in detail["loc"] if step != "[key]")
+def _fault(path: Path) -> Path:
+    return path[: 3 if path[0] in ("containers", "services") else 2 if path[0] in SECTIONS else 1]
+
+
+def _without(values: Mapping[str, Any], faults: Collection[Path]) -> dict[str, Any]:
+    below: dict[str | int, list[Path]] = {}
+    for first, *rest in faults:
+        below.setdefault(first, []).append(tuple(rest))
+    kept = {key: value for key, value in values.items() if () not in below.get(key, ())}
+    return {key: _without(value, below[key]) if key in below else value for key, value in kept.items()}
+
+
+def _report(detail: ErrorDetails, path: Path, model: type[Model], root: Node, file: str, problems: Problems) -> None:
     context = detail.get("ctx") or {}
     is_key = detail["type"] == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
     match detail["type"]:
+        case _ if detail["input"] is NOTHING:
+            message, hint = f"{path[-1]} has no value", "write a value, or remove the line"
         case "spec":
             message, hint = context["message"], context["hint"]
-        case "nothing":
-            path = (*path, context["field"])
-            message, hint = f"{context['field']} has no value", "write a value, or remove the line"
         case "missing":
             message, hint = f"{path[-1]} is missing", f"add {path[-1]}:"
             path = path[:-1]
@@ -64,12 +92,12 @@ def _report(detail: ErrorDetails, model: type[Model], root: Node, file: str, pro
             message, hint = f"expected {_EXPECTED[kind]}, found {kind_of(detail['input'])}", ""
         case _:
             message, hint = detail["msg"], ""
-    problems.add(Location(file, *place(root, path, key=is_key)), _named(path, message, detail["type"]), hint)
+    problems.add(Location(file, *place(root, path, key=is_key)), _named(path, message, detail), hint)
 
 
-def _named(path: Path, message: str, kind: str) -> str:
+def _named(path: Path, message: str, detail: ErrorDetails) -> str:
     """The message after the name of the field it is about, unless it names the field itself."""
-    if kind in ("nothing", "missing", "extra_forbidden") or not path:
+    if detail["type"] in ("missing", "extra_forbidden") or detail["input"] is NOTHING or not path:
         return message
     # A resource's own name is in the location; what helps is the field below it.
     field = path[2:] if len(path) > 2 else path[-1:]

@@ -12,7 +12,6 @@ from reconciler.spec import schema_container as container_schema
 from reconciler.spec.build import Build
 from reconciler.spec.dotenv import MAX_BYTES, parse_dotenv
 from reconciler.spec.errors import shown
-from reconciler.spec.nearest import nearest
 from reconciler.spec.scalars import Tainted
 from reconciler.spec.stacks import Entry, Stack
 from reconciler.spec.tree import read_secret
@@ -82,14 +81,8 @@ def _uses(
 ) -> tuple[FileMount, ...]:
     found = []
     for index, use in enumerate(uses):
-        source = stack.sections[section].get(use.source)
-        if source is None:
-            guess = nearest(use.source, stack.sections[section])
-            build.problems.add(
-                entry.at(section, index),
-                f"{section}: no {section[:-1]} {shown(use.source)} in stack {stack.name}",
-                f"did you mean {guess}?" if guess else f"declare it under {section}",
-            )
+        if not stack.declares(section, use.source):
+            build.miss(stack, section, use.source, entry.at(section, index), section)
             continue
         target = posixpath.normpath(posixpath.join(directory, use.target or use.source))
         if ".." in (use.target or "").split("/"):

@@ -44,12 +44,10 @@ def build_containers(build: Build, stack: Stack) -> None:
     for name, entry in entries:
         address = in_stack("container", stack.name, name)
         build.note_unsupported(address, entry)
-        container = _container(build, stack, address, entry)
-        if container is not None:
-            build.put(address, container, stack.name, entry.location)
+        build.put(address, _container(build, stack, address, entry), stack.name, entry.location)
 
 
-def _container(build: Build, stack: Stack, address: Address, entry: Entry) -> Container | None:
+def _container(build: Build, stack: Stack, address: Address, entry: Entry) -> Container:
     model: schema.Container = entry.model
     image = _image(build, stack, address, entry)
     secrets, configs = file_mounts(build, stack, entry)
@@ -61,8 +59,6 @@ def _container(build: Build, stack: Stack, address: Address, entry: Entry) -> Co
     networks = _networks(build, stack, entry)
     dependencies = _dependencies(build, stack, address, entry)
     restart = _restart(build, entry)
-    if image is None:
-        return None
     return Container(
         image=image,
         command=model.command,
@@ -86,14 +82,21 @@ def _container(build: Build, stack: Stack, address: Address, entry: Entry) -> Co
     )
 
 
-def _image(build: Build, stack: Stack, address: Address, entry: Entry) -> Address | None:
+def _image(build: Build, stack: Stack, address: Address, entry: Entry) -> Address:
+    """The image's address; where there is a problem a stand-in, so that ports and dependencies are still judged."""
     model: schema.Container = entry.model
     policy = _pull_policy(build, address, entry)
+    found = None
     if model.image is not None:
-        return resolve_image(build, stack, model.image, entry.at("image"), policy)
-    if "build" not in model.model_fields_set:
+        found = resolve_image(build, stack, model.image, entry.at("image"), policy)
+    elif "build" not in model.model_fields_set and not _may_be_lost(entry, "image", "build"):
         build.problems.add(entry.location, "image is missing", "add image: with a name from images, or a reference")
-    return None
+    return found or in_stack("image", stack.name, model.image or "")
+
+
+def _may_be_lost(entry: Entry, *fields: str) -> bool:
+    """Whether one of these fields was left out as wrong: by its own name, or as an unknown one misspelt."""
+    return any(name in fields or name not in schema.Container.model_fields for name in entry.lost)
 
 
 def _pull_policy(build: Build, address: Address, entry: Entry) -> PullPolicy | None:
@@ -182,13 +185,8 @@ def _volume(
     build: Build, stack: Stack, entry: Entry, model: schema.VolumeMount, path: tuple[str | int, ...]
 ) -> Mount | None:
     assert model.source is not None
-    if model.source not in stack.sections["volumes"]:
-        guess = nearest(model.source, stack.sections["volumes"])
-        build.problems.add(
-            entry.at(*path),
-            f"volumes: no volume {shown(model.source)} in stack {stack.name}",
-            f"did you mean {guess}?" if guess else "declare it under volumes, or begin a path with ./ or /",
-        )
+    if not stack.declares("volumes", model.source):
+        build.miss(stack, "volumes", model.source, entry.at(*path), "volumes")
         return None
     address = in_stack("volume", stack.name, model.source)
     return Mount("volume", str(address), model.target, model.read_only)
@@ -209,31 +207,21 @@ def _networks(build: Build, stack: Stack, entry: Entry) -> tuple[Address, ...]:
     found = []
     for name in entry.model.networks or {DEFAULT_NETWORK: None}:
         address = in_stack("network", stack.name, name)
-        if name in stack.sections["networks"]:
+        if stack.declares("networks", name):
             found.append(address)
         elif name == DEFAULT_NETWORK:
             build.put(address, Network(), stack.name, entry.location)
             found.append(address)
         else:
-            guess = nearest(name, stack.sections["networks"])
-            build.problems.add(
-                entry.at("networks", name, key=True),
-                f"networks: no network {shown(name)} in stack {stack.name}",
-                f"did you mean {guess}?" if guess else "declare it under networks",
-            )
+            build.miss(stack, "networks", name, entry.at("networks", name, key=True), "networks")
     return tuple(sorted(found))
 
 
 def _dependencies(build: Build, stack: Stack, address: Address, entry: Entry) -> tuple[Dependency, ...]:
     found = []
     for name, model in entry.model.depends_on.items():
-        if name not in stack.sections["containers"]:
-            guess = nearest(name, stack.sections["containers"])
-            build.problems.add(
-                entry.at("depends_on", name, key=True),
-                f"depends_on: no container {shown(name)} in stack {stack.name}",
-                f"did you mean {guess}?" if guess else "declare it under containers",
-            )
+        if not stack.declares("containers", name):
+            build.miss(stack, "containers", name, entry.at("depends_on", name, key=True), "depends_on")
             continue
         condition = model.condition
         if condition == "service_healthy":

@@ -34,9 +34,19 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[Problem] = []
+        self.names_known = True
+        """Whether every name that the specs declare was read; else one that is not found proves nothing."""
 
     def add(self, location: Location | None, message: str, hint: str = "") -> None:
         self._found.append(Problem(location, message, hint))
+
+    def extend(self, other: Problems) -> None:
+        """Adds what another collector has."""
+        self._found += other._found
+        self.names_known = self.names_known and other.names_known
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
 
     def raise_if_any(self) -> None:
         """Raises ``SpecError`` with everything added so far, if anything was."""

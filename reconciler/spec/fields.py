@@ -113,7 +113,8 @@ def integer(low: int, high: int) -> Any:
     return PlainValidator(check), WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
 
 
-def _boolean(value: Any) -> bool:
+def boolean(value: Any) -> bool:
+    """True or false, unquoted or expanded."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Loose) and text(value) in ("true", "false"):
@@ -238,7 +239,7 @@ def _labels_before(value: Any) -> Any:
 
 Text = Annotated[str, PlainValidator(text), WithJsonSchema(_TEXT_SCHEMA)]
 SecretText = Annotated[str, PlainValidator(secret_text), WithJsonSchema(_TEXT_SCHEMA)]
-Bool = Annotated[bool, PlainValidator(_boolean), WithJsonSchema({"type": "boolean"})]
+Bool = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "boolean"})]
 Word = BeforeValidator(loosened)
 Name = Annotated[str, parsed(name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 Path = Annotated[str, parsed(_path), WithJsonSchema({"type": "string", "minLength": 1})]

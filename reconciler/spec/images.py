@@ -14,7 +14,6 @@ from reconciler.model.resources import (
     Load,
     Pull,
     PullPolicy,
-    PushRule,
     Tag,
 )
 from reconciler.oci.reference import Reference
@@ -55,13 +54,8 @@ def build_tags(build: Build, stack: Stack) -> None:
                 "a tag belongs to one stack and points at one image: keep one",
             )
             continue
-        build.put(address, Tag(reference, image, _push(model)), stack.name, entry.location)
-
-
-def _push(model: schema.Tag) -> PushRule | None:
-    if isinstance(model.push, schema.PushOptions):
-        return model.push.overwrite
-    return "owned" if model.push else None
+        rule = model.push.overwrite if model.push else None
+        build.put(address, Tag(reference, image, rule), stack.name, entry.location)
 
 
 def resolve_image(
@@ -82,7 +76,9 @@ def resolve_image(
                 "set pull_policy on the entry in images",
             )
         return address
-    if not any(c in text for c in "/:@") and (guess := nearest(text, stack.sections["images"])):
+    if stack.declares("images", text):
+        return in_stack("image", stack.name, text)
+    if (guess := _meant(build, stack, text)) is not None:
         build.problems.add(
             location,
             f"no image {shown(text)} in images",
@@ -100,6 +96,13 @@ def resolve_image(
         return address
     build.put(address, Image(Pull(reference, policy or "missing")), stack.name, location)
     return address
+
+
+def _meant(build: Build, stack: Stack, text: str) -> str | None:
+    """The entry of ``images`` that a text without ``/``, ``:`` and ``@`` almost names."""
+    if not build.problems.names_known or any(character in text for character in "/:@"):
+        return None
+    return nearest(text, stack.names("images"))
 
 
 def _source(build: Build, stack: Stack, entry: Entry) -> Pull | Import | Load | Commit | None:
@@ -134,14 +137,8 @@ def _archive(build: Build, model: schema.Image, entry: Entry) -> Import | Load |
 
 
 def _commit(build: Build, stack: Stack, commit: schema.Commit, entry: Entry) -> Commit | None:
-    containers = stack.sections["containers"]
-    if commit.container not in containers:
-        guess = nearest(commit.container, containers)
-        build.problems.add(
-            entry.at("commit", "container"),
-            f"no container {shown(commit.container)} in stack {stack.name}",
-            f"did you mean {guess}?" if guess else "declare it under containers",
-        )
+    if not stack.declares("containers", commit.container):
+        build.miss(stack, "containers", commit.container, entry.at("commit", "container"))
         return None
     container = in_stack("container", stack.name, commit.container)
     return Commit(container, commit.author, commit.message, commit.when, _config(build, entry))

@@ -1,4 +1,7 @@
-"""Spec files to ``Desired``: the whole way, with every problem of a stage reported at once.
+"""Spec files to ``Desired``: the whole way, with every problem reported at once.
+
+What is wrong is left out and the rest goes on through every stage; its names stay known, so that no problem is only
+another's consequence.
 
 Importing this module is cheap; pydantic and the models load when a spec is read.
 """
@@ -53,7 +56,6 @@ def load_specs(
     except ReconcilerError as error:
         raise SpecError((Problem(None, str(error), error.hint),)) from None
     documents = [document for file in files for document in _documents(file, tree, given, problems)]
-    problems.raise_if_any()
     build = Build(tree, environment or {}, secrets, problems)
     return resolve(build, documents, labels or {})
 
@@ -66,9 +68,13 @@ def _given(variables: Mapping[str, Variable | str], environment: Mapping[str, st
 
 
 def _documents(file: SpecFile, tree: Tree, given: Scope, problems: Problems) -> list[Document]:
+    """The documents of a file. One that cannot be used is left out, and with it names that others may need."""
     roots = read_documents(file.path, file.data, problems)
-    scope = {**_dotenv(file, tree, problems), **given} if roots else given
-    found = (_document(file, root, scope, problems) for root in roots)
+    beside = Problems()
+    scope = {**_dotenv(file, tree, beside), **given} if roots else given
+    problems.extend(beside)
+    found = [_document(file, root, scope, problems, all_variables=not beside) for root in roots]
+    problems.names_known = problems.names_known and None not in found
     return [document for document in found if document is not None]
 
 
@@ -84,9 +90,11 @@ def _dotenv(file: SpecFile, tree: Tree, problems: Problems) -> Scope:
     return {name: Variable(value) for name, value in parse_dotenv(path, data, problems).items()}
 
 
-def _document(file: SpecFile, root: Node, scope: Scope, problems: Problems) -> Document | None:
-    """One document, validated as what it says it is."""
-    from reconciler.spec import check, scalars, schema
+def _document(file: SpecFile, root: Node, scope: Scope, problems: Problems, *, all_variables: bool) -> Document | None:
+    """One document, validated as what it says it is; None if it cannot be said what it belongs to."""
+    from reconciler.spec import schema
+    from reconciler.spec.check import validate
+    from reconciler.spec.scalars import Values
     from reconciler.spec.stacks import Document
 
     at = Location(file.path, root.line, root.column)
@@ -94,26 +102,27 @@ def _document(file: SpecFile, root: Node, scope: Scope, problems: Problems) -> D
         problems.add(at, f"a spec is a mapping, found {describe(root)}", "begin with apiVersion: reconciler/v1")
         return None
     known = MappingNode(root.line, root.column, {k: v for k, v in root.pairs.items() if not k.startswith("x-")})
-    values = scalars.values(known, file.path, scope, problems)
+    kind: type[schema.Spec | schema.ComposeFile]
     if "apiVersion" in root.pairs:
-        spec = check.validate(schema.Spec, values, root, file.path, problems)
-        return Document(file, root, spec, spec.stack, scope) if spec else None
-    if "services" in root.pairs:
-        compose = check.validate(schema.ComposeFile, values, root, file.path, problems)
-        return Document(file, root, compose, compose.name or _stack_name(file), scope) if compose else None
-    problems.add(at, "apiVersion is missing", "add apiVersion: reconciler/v1; a compose file has services:")
-    return None
+        kind = schema.Spec
+    elif "services" in root.pairs:
+        kind = schema.ComposeFile
+    else:
+        problems.add(at, "apiVersion is missing", "add apiVersion: reconciler/v1; a compose file has services:")
+        return None
+    values = Values(file.path, scope, problems, all_variables)
+    model, faults = validate(kind, values.of(known), values.unknown, root, file.path, problems)
+    if model is None or not faults.isdisjoint({("hosts",), ("name",)}):
+        return None
+    if any(len(path) == 1 and path[0] not in schema.NAMELESS for path in faults):
+        problems.names_known = False
+    stack = model.stack if isinstance(model, schema.Spec) else model.name or _stack_name(file)
+    if not stack:
+        problems.add(at, f"no stack name in {shown(file.directory_name)}", "add name: to the file")
+        return None
+    return Document(file, root, model, stack, faults)
 
 
 def _stack_name(file: SpecFile) -> str:
-    """A directory's name as Compose makes a project's name of it."""
-    name = re.sub(r"[^a-z0-9_-]", "", file.directory_name.lower()).lstrip("_-")[:63]
-    if not name:
-        raise SpecError(
-            (
-                Problem(
-                    Location(file.path, 1, 1), f"no stack name in {shown(file.directory_name)}", "add name: to the file"
-                ),
-            )
-        )
-    return name
+    """A directory's name as Compose makes a project's name of it; "" if nothing of it can stay."""
+    return re.sub(r"[^a-z0-9_-]", "", file.directory_name.lower()).lstrip("_-")[:63]

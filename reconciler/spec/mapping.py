@@ -7,9 +7,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema
 
 from reconciler.spec.fields import fail, kind_of
+
+NOTHING = object()
+"""Stands for a value that was not written. No field takes it, so each says where one is missing."""
 
 _LATER = "x-not-supported-yet"
 _RULE = "x-rule"
@@ -51,7 +54,8 @@ class Model(BaseModel):
     @classmethod
     def _prepare(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            return {key: value for key, value in data.items() if not key.startswith("x-") and cls._is_given(key, value)}
+            given = {key: cls._given(key, value) for key, value in data.items() if not key.startswith("x-")}
+            return {key: value for key, value in given.items() if value is not None or key not in cls.nullable}
         if cls.short and isinstance(data, str):
             return {cls.short: data}
         if cls.may_be_empty and data is None:
@@ -59,12 +63,9 @@ class Model(BaseModel):
         raise fail(f"expected a mapping{' or text' if cls.short else ''}, found {kind_of(data)}")
 
     @classmethod
-    def _is_given(cls, key: str, value: Any) -> bool:
-        if value is None and key in cls.nullable:
-            return False
-        if value is None and key in cls._names and key not in cls.later_fields:
-            raise PydanticCustomError("nothing", "", {"field": key})
-        return True
+    def _given(cls, key: str, value: Any) -> Any:
+        needed = key in cls._names and key not in cls.nullable and key not in cls.later_fields
+        return NOTHING if value is None and needed else value
 
     def unsupported(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """The path and the policy rule of every field in use, here or below, that is not supported yet."""

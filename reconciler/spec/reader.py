@@ -7,6 +7,7 @@ here recurses, so no input can exhaust the stack. Scalars stay text; what they m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -31,10 +32,14 @@ class _Refused(Exception):
 
 
 def read_documents(name: str, data: bytes, problems: Problems) -> list[Node]:
-    """The documents of one file, empty ones left out. Adds to ``problems`` and gives [] when it cannot be read."""
+    """The documents of one file, empty ones left out.
+
+    From where the file cannot be read on, there are none; ``problems`` says so and that names may be missing.
+    """
     start = Location(name, 1, 1)
     if len(data) > MAX_BYTES:
         problems.add(start, f"the file has {len(data)} bytes, more than the {MAX_BYTES} allowed", "split it")
+        problems.names_known = False
         return []
     try:
         text = data.decode("utf-8-sig")
@@ -42,10 +47,12 @@ def read_documents(name: str, data: bytes, problems: Problems) -> list[Node]:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         problems.add(Location(name, line, column), "the file is not UTF-8 text", "save it as UTF-8")
+        problems.names_known = False
         return []
     reader = _Reader(name, problems)
     try:
-        return list(reader.documents(text))
+        reader.read(text)
+        return reader.documents
     except _Refused as error:
         problems.add(Location(name, *error.at), error.message, error.hint)
     except yaml.MarkedYAMLError as error:
@@ -55,7 +62,8 @@ def read_documents(name: str, data: bytes, problems: Problems) -> list[Node]:
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
         problems.add(Location(name, line, column), "the file holds a control character", "remove it")
-    return []
+    problems.names_known = False
+    return reader.documents
 
 
 def _position(mark: Any) -> tuple[int, int]:
@@ -69,8 +77,11 @@ class _Reader:
         self._anchors: dict[str, Node] = {}
         self._nodes = 0
         self._alias_nodes = 0
+        self._spoilt = False
+        self.documents: list[Node] = []
 
-    def documents(self, text: str) -> Iterator[Node]:
+    def read(self, text: str) -> None:
+        """Puts the documents into ``documents``, as far as it comes."""
         count = 0
         events = _events(text)
         for event in events:
@@ -81,9 +92,12 @@ class _Reader:
                 if event.version is not None and tuple(event.version) != (1, 2):
                     raise _Refused(event, "specs are YAML 1.2", "remove the %YAML directive")
                 self._anchors = {}
+                self._spoilt = False
                 root = self._document(events)
-                if not (isinstance(root, Scalar) and root.plain and root.text in ("", "~", "null")):
-                    yield root
+                if self._spoilt:
+                    self._problems.names_known = False
+                elif not (isinstance(root, Scalar) and root.plain and root.text in ("", "~", "null")):
+                    self.documents.append(root)
 
     def _document(self, events: Iterator[yaml.Event]) -> Node:
         """Builds one document without recursion: ``open_`` holds the collections that have not ended yet."""
@@ -99,7 +113,7 @@ class _Reader:
                 node = begun
             if not open_:
                 return node
-            self._put(open_[-1], node, event)
+            self._put(open_[-1], node, event, top=len(open_) == 1)
         raise AssertionError("the parser ended inside a document")  # libyaml raises before this
 
     def _begin(self, event: yaml.Event, depth: int) -> Node | _Open:
@@ -136,8 +150,8 @@ class _Reader:
             raise _Refused(event, f"aliases nest deeper than {MAX_DEPTH} levels")
         return target
 
-    def _put(self, parent: _Open, node: Node, event: yaml.Event) -> None:
-        """Adds a finished node to the collection around it."""
+    def _put(self, parent: _Open, node: Node, event: yaml.Event, *, top: bool) -> None:
+        """Adds a finished node to the collection around it; a section given twice keeps the names of both."""
         collection = parent.node
         collection.size += node.size
         collection.height = max(collection.height, node.height + 1)
@@ -148,6 +162,9 @@ class _Reader:
             if key.plain and key.text == "<<":
                 parent.merge = (key, node)
             else:
+                _, first = collection.pairs.get(key.text, (key, node))
+                if top and isinstance(first, Mapping) and isinstance(node, Mapping):
+                    node = replace(node, pairs={**first.pairs, **node.pairs})
                 collection.pairs[key.text] = (key, node)
         elif isinstance(node, Scalar):
             self._check_duplicate(parent, node)
@@ -181,6 +198,7 @@ class _Reader:
         sources = value.items if isinstance(value, Listing) else [value]
         for source in sources:
             if not isinstance(source, Mapping):
+                self._spoilt = True  # what it should have brought is unknown
                 self._problems.add(
                     Location(self._name, key.line, key.column),
                     "a merge key takes a mapping or a list of mappings",

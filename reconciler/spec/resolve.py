@@ -15,7 +15,10 @@ from reconciler.spec.stacks import Document, merge
 
 
 def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, str]) -> Desired:
-    """Merges the documents that are meant for this host and resolves every name. Raises ``SpecError``."""
+    """Merges the documents that are meant for this host and resolves every name.
+
+    Raises ``SpecError`` for what was found here and before; it then holds what is not supported yet, too.
+    """
     chosen = [document for document in documents if _is_for(document, labels)]
     stacks = merge(chosen, build.problems)
     for stack in stacks.values():
@@ -29,6 +32,9 @@ def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, st
         _note_document(build, document)
     check_ports(build)
     check_cycles(build)
+    if build.problems:
+        for item in build.unsupported:
+            build.problems.add(item.location, f"not supported yet: {item.field}", "remove it")
     build.problems.raise_if_any()
     return Desired(
         resources=build.resources,

@@ -7,12 +7,13 @@ was written as until a field that wants a number reads it, so ``1.10`` or ``0755
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.model.desired import Location
 from reconciler.spec.errors import Problems
 from reconciler.spec.nodes import Listing, Mapping, Node, Scalar
-from reconciler.spec.variables import Scope, expand
+from reconciler.spec.variables import Scope, expand, undefined
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -53,15 +54,42 @@ class Tainted(Loose):
         return "(sensitive)"
 
 
-def values(node: Node, file: str, scope: Scope, problems: Problems) -> Any:
-    """The node as plain Python values with variables expanded: dict, list, str, bool, None, Loose, Tainted."""
-    if isinstance(node, Mapping):
-        return {key: values(value, file, scope, problems) for key, (_, value) in node.pairs.items()}
-    if isinstance(node, Listing):
-        return [values(item, file, scope, problems) for item in node.items]
-    if "$" in node.text:
-        return _expanded(node, file, scope, problems)
-    return _plain(node.text) if node.plain else node.text
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Values:
+    """Nodes of one file as plain values. ``unknown`` collects the paths of those whose variables cannot be expanded.
+
+    With ``all_variables`` False some could not be read, so one that is not defined is unknown but no problem.
+    """
+
+    file: str
+    scope: Scope
+    problems: Problems
+    all_variables: bool = True
+    unknown: set[Path] = field(default_factory=set)
+
+    def of(self, node: Node, path: Path = ()) -> Any:
+        """The node as plain Python values with variables expanded: dict, list, str, bool, None, Loose, Tainted."""
+        if isinstance(node, Mapping):
+            return {key: self.of(value, (*path, key)) for key, (_, value) in node.pairs.items()}
+        if isinstance(node, Listing):
+            return [self.of(item, (*path, index)) for index, item in enumerate(node.items)]
+        if "$" in node.text:
+            return self._expanded(node, path)
+        return _plain(node.text) if node.plain else node.text
+
+    def _expanded(self, node: Scalar, path: Path) -> str:
+        result = expand(node.text, self.scope)
+        problems = result.problems + [undefined(name) for name in result.undefined if self.all_variables]
+        for message, hint in problems:
+            self.problems.add(Location(self.file, node.line, node.column), message, hint)
+        if result.problems or result.undefined:
+            self.unknown.add(path)
+        if result.sensitive:
+            return Tainted(result.text, result.clean)
+        return Loose(result.text) if node.plain else result.text
 
 
 def _plain(text: str) -> Any:
@@ -73,12 +101,3 @@ def _plain(text: str) -> Any:
         return Ambiguous(text)
     # No number is longer; a longer run of digits is text, and no field takes it.
     return Loose(text) if text[0] in "+-.0123456789" and len(text) <= 400 and _NUMBER.fullmatch(text) else text
-
-
-def _expanded(node: Scalar, file: str, scope: Scope, problems: Problems) -> str:
-    result = expand(node.text, scope)
-    for message, hint in result.problems:
-        problems.add(Location(file, node.line, node.column), message, hint)
-    if result.sensitive:
-        return Tainted(result.text, result.clean)
-    return Loose(result.text) if node.plain else result.text

@@ -6,11 +6,12 @@ from ipaddress import IPv4Network
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from reconciler.errors import InvalidError
 from reconciler.oci.reference import Reference, parse_registry
 from reconciler.spec.fields import (
+    Also,
     Bool,
     Command,
     ContainerPath,
@@ -25,6 +26,7 @@ from reconciler.spec.fields import (
     Text,
     TextList,
     Word,
+    boolean,
     checked,
     integer,
     parsed,
@@ -184,16 +186,20 @@ class PushOptions(Model):
     )
 
 
+def _push_before(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value
+    return {} if boolean(value) else None
+
+
 class Tag(Model):
     """A tag on an image."""
 
     short: ClassVar[str] = "image"
 
     image: Text = Field(description="The name of an entry in `images`, else a reference.")
-    push: Bool | PushOptions = Field(
-        default=False,
-        union_mode="left_to_right",
-        description="Push it to its registry. `true` is `{overwrite: owned}`.",
+    push: Annotated[PushOptions | None, BeforeValidator(_push_before), Also({"type": "boolean"})] = Field(
+        default=None, description="Push it to its registry. `true` is `{overwrite: owned}`; left out, it stays here."
     )
 
 
@@ -272,6 +278,9 @@ class Retention(Model):
     images: ImageRetention | None = Field(default=None, description="For images.")
     containers: ContainerRetention | None = Field(default=None, description="For containers.")
 
+
+NAMELESS = frozenset({"retention", "version"})
+"""The fields of a file, of those that can be left out, that hold no names."""
 
 _SHARED = frozenset({"networks", "volumes", "secrets", "configs"})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ from reconciler.spec.errors import Problems, shown
 from reconciler.spec.nodes import Node, place
 from reconciler.spec.schema import ComposeFile, Spec
 from reconciler.spec.tree import SpecFile
-from reconciler.spec.variables import Scope
 
 SECTIONS = ("registries", "mirrors", "images", "tags", "networks", "volumes", "secrets", "configs", "containers")
 
@@ -20,13 +19,13 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
-    """One document that has been read and validated."""
+    """One document that has been read and validated. ``faults`` are the paths of what was left out as wrong."""
 
     file: SpecFile
     root: Node
     model: Spec | ComposeFile
     stack: str
-    scope: Scope
+    faults: frozenset[Path] = frozenset()
 
     def at(self, path: Path, *, key: bool = False) -> Location:
         """Where ``path`` is in the file, or the deepest part of it that is there."""
@@ -35,13 +34,17 @@ class Document:
     def section(self, name: str) -> tuple[Path, Mapping[str, Any]]:
         """A section's path and entries; the containers of a compose file are its ``services``."""
         if isinstance(self.model, ComposeFile) and name == "containers":
-            return ("services",), self.model.services
+            name = "services"
         return (name,), getattr(self.model, name, {})
+
+    def faulty(self, section: Path) -> Iterator[str]:
+        """The names in a section whose resources were left out as a whole."""
+        return (str(path[-1]) for path in self.faults if len(path) == 2 and path[:1] == section)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One named resource of a document, as its model."""
+    """One named resource of a document, as its model; None when it was left out as wrong."""
 
     document: Document
     path: Path
@@ -51,6 +54,12 @@ class Entry:
     def location(self) -> Location:
         return self.document.at(self.path, key=True)
 
+    @property
+    def lost(self) -> frozenset[str | int]:
+        """The fields of it that were left out as wrong."""
+        size = len(self.path)
+        return frozenset(path[size] for path in self.document.faults if len(path) > size and path[:size] == self.path)
+
     def at(self, *path: str | int, key: bool = False) -> Location:
         """Where a field of it is."""
         return self.document.at(self.path + path, key=key)
@@ -58,11 +67,20 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Stack:
-    """All that the files of one stack declare, by section and name."""
+    """All that the files of one stack declare, by section and name; in ``faulty`` what was left out as wrong."""
 
     name: str
     sections: dict[str, dict[str, Entry]] = field(default_factory=lambda: {name: {} for name in SECTIONS})
+    faulty: dict[str, dict[str, Entry]] = field(default_factory=lambda: {name: {} for name in SECTIONS})
     retention: Entry | None = None
+
+    def names(self, section: str) -> list[str]:
+        """Every name that a section holds, also those of what is wrong."""
+        return [*self.sections[section], *self.faulty[section]]
+
+    def declares(self, section: str, name: str) -> bool:
+        """Whether a section holds the name, also if what it stands for is wrong."""
+        return name in self.sections[section] or name in self.faulty[section]
 
 
 def merge(documents: Iterable[Document], problems: Problems) -> dict[str, Stack]:
@@ -74,6 +92,8 @@ def merge(documents: Iterable[Document], problems: Problems) -> dict[str, Stack]
             path, entries = document.section(name)
             for key, model in entries.items():
                 _declare(stack, name, key, Entry(document, (*path, key), model), problems)
+            for key in sorted(document.faulty(path)):
+                _declare(stack, name, key, Entry(document, (*path, key), None), problems)
         model = document.model
         if isinstance(model, Spec) and model.retention is not None:
             entry = Entry(document, ("retention",), model.retention)
@@ -84,8 +104,10 @@ def merge(documents: Iterable[Document], problems: Problems) -> dict[str, Stack]
 
 
 def _declare(stack: Stack, section: str, name: str, entry: Entry, problems: Problems) -> None:
-    first = stack.sections[section].setdefault(name, entry)
-    if first is not entry:
+    first = stack.sections[section].get(name) or stack.faulty[section].get(name)
+    if first is None:
+        (stack.sections if entry.model is not None else stack.faulty)[section][name] = entry
+    else:
         _twice(stack, f"{name} in {section}", first, entry, problems)
 
 

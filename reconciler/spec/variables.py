@@ -32,7 +32,7 @@ Scope = Mapping[str, Variable]
 
 @dataclass(slots=True)
 class Expansion:
-    """The text after expansion, and what was wrong as (message, hint).
+    """The text after expansion, the variables it names that are not defined, and what else was wrong.
 
     ``sensitive`` if it holds such a value; its first ``clean`` characters are then free of it.
     """
@@ -40,6 +40,7 @@ class Expansion:
     text: str = ""
     sensitive: bool = False
     clean: int = 0
+    undefined: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -51,6 +52,14 @@ def expand(text: str, scope: Scope) -> Expansion:
         result.problems.append((f"the value expands to more than {MAX_LENGTH} characters", "shorten it"))
         result.text = ""
     return result
+
+
+def undefined(name: str) -> tuple[str, str]:
+    """What to say, as (message, hint), about a variable that is not defined."""
+    return (
+        f"variable {name} is not defined",
+        f"pass --var {name}=VALUE or --env {name}, put it into .env, or write ${{{name}:-default}}",
+    )
 
 
 def _expand(text: str, scope: Scope, result: Expansion, depth: int) -> str:
@@ -100,12 +109,7 @@ def _closing(text: str, start: int) -> int:
 def _plain(name: str, scope: Scope, result: Expansion) -> str:
     variable = scope.get(name)
     if variable is None:
-        result.problems.append(
-            (
-                f"variable {name} is not defined",
-                f"pass --var {name}=VALUE or --env {name}, put it into .env, or write ${{{name}:-default}}",
-            )
-        )
+        result.undefined.append(name)
         return ""
     result.sensitive = result.sensitive or variable.sensitive
     return variable.value
