@@ -1,0 +1,109 @@
+"""Docker Engine: a daemon of our own, with its defaults, and the docker command."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.bench.engine import ALWAYS, SLEEPERS, Engine, four_at_a_time
+
+_START_SECONDS = 30.0
+
+
+class Docker(Engine):
+    name = "docker"
+
+    @classmethod
+    def installed(cls) -> bool:
+        return all(shutil.which(program) for program in ("docker", "dockerd", "containerd"))
+
+    def version(self) -> str:
+        client = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout
+        daemon = subprocess.run(["dockerd", "--version"], capture_output=True, text=True, check=True).stdout
+        return f"docker: {_number(client)} with dockerd {_number(daemon)} (overlay2)"
+
+    def environment(self) -> Mapping[str, str]:
+        return {"DOCKER_HOST": f"unix://{self._socket}", "DOCKER_CONFIG": str(self.directory / "client")}
+
+    @property
+    def _socket(self) -> Path:
+        return Path("/run/bench-docker.sock")
+
+    def __enter__(self) -> Self:
+        log = self.directory / "dockerd.log"
+        command = ["dockerd", f"--data-root={self.directory / 'data'}", f"--host=unix://{self._socket}"]
+        with log.open("wb") as output:
+            self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._daemon.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"dockerd did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._daemon.terminate()
+        self._daemon.wait()
+
+    def _answers(self) -> bool:
+        try:
+            self.timed(["docker", "version"])
+        except RuntimeError:
+            return False
+        return True
+
+    def forget(self, image: str) -> None:
+        self.do(["sh", "-c", f"docker image rm --force {self.host}/{image}; true"])
+
+    def pull(self, image: str) -> list[str]:
+        self._forget_peaks()
+        return ["docker", "pull", "--quiet", f"{self.host}/{image}"]
+
+    def run(self, image: str, *command: str) -> list[str]:
+        return ["docker", "run", "--rm", f"{self.host}/{image}", *command]
+
+    def execute(self, *command: str) -> list[str]:
+        return ["docker", "exec", "sleeper1", *command]
+
+    def up(self, image: str) -> list[str]:
+        return four_at_a_time(f"docker run --detach --name sleeper{{}} {self.host}/{image} {' '.join(ALWAYS)}")
+
+    def again(self, image: str) -> list[str] | None:
+        return None
+
+    def down(self) -> list[str]:
+        names = " ".join(f"sleeper{number}" for number in range(1, SLEEPERS + 1))
+        return ["sh", "-c", f"docker rm --force {names} >/dev/null 2>&1; true"]
+
+    def containers(self) -> list[str]:
+        return ["docker", "ps"]
+
+    def peak_memory(self, child: float) -> float:
+        return child + sum(_peak(pid) for pid in self._daemons())
+
+    def _forget_peaks(self) -> None:
+        for pid in self._daemons():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def _daemons(self) -> list[int]:
+        pid = self._daemon.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
+
+def _peak(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _number(text: str) -> str:
+    return text.removeprefix("Docker version ").partition(",")[0]

@@ -1,0 +1,115 @@
+"""What the benchmark asks of an engine: command lines to time, and untimed steps between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+SLEEPERS = 20
+ALWAYS = ("sleep", "1000000")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of a command: wall-clock seconds, and the most memory in use meanwhile, in MiB."""
+
+    seconds: float
+    memory: float
+
+
+class Engine(AbstractContextManager["Engine"], ABC):
+    """An engine with its data in ``directory``, which pulls from the registry ``host`` over plain HTTP.
+
+    Methods that return a command line return None where the engine has no such thing.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, directory: Path, host: str) -> None:
+        self.directory = directory
+        self.host = host
+
+    @classmethod
+    @abstractmethod
+    def installed(cls) -> bool: ...
+
+    @abstractmethod
+    def version(self) -> str:
+        """Name and version of the engine's parts, for the head of the report."""
+
+    @abstractmethod
+    def environment(self) -> Mapping[str, str]:
+        """What its commands need in the environment, besides our own."""
+
+    @abstractmethod
+    def forget(self, image: str) -> None:
+        """Removes the image with its layers, so that the next pull is cold."""
+
+    @abstractmethod
+    def pull(self, image: str) -> list[str] | None: ...
+
+    @abstractmethod
+    def run(self, image: str, *command: str) -> list[str] | None:
+        """Starts a container on the default bridge, waits for its end, and removes it."""
+
+    @abstractmethod
+    def execute(self, *command: str) -> list[str] | None:
+        """Runs a command in one of the sleepers."""
+
+    @abstractmethod
+    def up(self, image: str) -> list[str] | None:
+        """Starts the sleepers, by the fastest way the engine has."""
+
+    @abstractmethod
+    def again(self, image: str) -> list[str] | None:
+        """Finds that the sleepers, which are up, are as declared."""
+
+    @abstractmethod
+    def down(self) -> list[str] | None:
+        """Removes all sleepers. No error when there are none."""
+
+    @abstractmethod
+    def containers(self) -> list[str] | None:
+        """Lists the containers."""
+
+    def peak_memory(self, child: float) -> float:
+        """The most memory in use since the last command began, given that of the command itself, in MiB."""
+        return child
+
+    def timed(self, command: Sequence[str]) -> Sample:
+        """Runs a command to its end. Raises ``RuntimeError`` with what it printed when it fails."""
+        with tempfile.TemporaryFile() as output:
+            begun = time.perf_counter()
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **self.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - begun
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                output.seek(0)
+                said = output.read()[-4000:].decode(errors="replace")
+                raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
+        return Sample(seconds, self.peak_memory(usage.ru_maxrss / 1024))
+
+    def do(self, command: Sequence[str] | None) -> None:
+        """Runs a command whose time does not matter."""
+        if command is not None:
+            self.timed(command)
+
+
+def four_at_a_time(command: str) -> list[str]:
+    """Runs ``command`` once for every sleeper, its number in place of {}, as people do without Compose."""
+    return ["sh", "-c", f"seq {SLEEPERS} | xargs -P4 -I{{}} {command} >/dev/null"]

@@ -1,0 +1,85 @@
+"""reconciler, by its command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from reconciler import __version__
+from tests.bench.engine import ALWAYS, SLEEPERS, Engine
+
+_COMMAND = str(Path(sys.executable).with_name("reconciler"))
+
+
+class Ours(Engine):
+    name = "reconciler"
+
+    @classmethod
+    def installed(cls) -> bool:
+        return True
+
+    def version(self) -> str:
+        return f"reconciler: {__version__} (Python {sys.version.split()[0]})"
+
+    def environment(self) -> Mapping[str, str]:
+        return {"RECONCILER_ROOT": str(self._root)}
+
+    @property
+    def _root(self) -> Path:
+        return self.directory / "root"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._root.exists():
+            self.do([_COMMAND, "destroy", "--all", "--yes"])
+
+    def forget(self, image: str) -> None:
+        # Every image of this root: in a cold pull there is no other.
+        if self._root.exists():
+            shutil.rmtree(self._root)
+
+    def pull(self, image: str) -> list[str]:
+        return [_COMMAND, "--progress=quiet", "image", "pull", "--plain-http", f"{self.host}/{image}"]
+
+    def run(self, image: str, *command: str) -> list[str]:
+        return [_COMMAND, "container", "run", "--rm", f"{self.host}/{image}", *command]
+
+    def execute(self, *command: str) -> list[str]:
+        return [_COMMAND, "container", "exec", "sleepers/sleeper1", *command]
+
+    def up(self, image: str) -> list[str]:
+        return self._apply("sleepers", **self._sleepers(image))
+
+    def again(self, image: str) -> list[str]:
+        return [_COMMAND, "plan", str(self._spec("sleepers", **self._sleepers(image)))]
+
+    def down(self) -> list[str]:
+        return self._apply("sleepers", "--allow-empty", "--max-deletes=1000")
+
+    def containers(self) -> list[str]:
+        return [_COMMAND, "container", "ls"]
+
+    def _sleepers(self, image: str) -> dict[str, Any]:
+        # As `rm --force` does it: a sleep that is process 1 does not heed SIGTERM.
+        one = {"image": f"{self.host}/{image}", "command": list(ALWAYS), "stop_signal": "SIGKILL"}
+        return {"containers": {f"sleeper{number}": one for number in range(1, SLEEPERS + 1)}}
+
+    def _apply(self, stack: str, *options: str, **sections: Any) -> list[str]:
+        return [_COMMAND, "--progress=quiet", "apply", "--yes", *options, str(self._spec(stack, **sections))]
+
+    def _spec(self, stack: str, **sections: Any) -> Path:
+        path = self.directory / f"{stack}.json"
+        registries = {self.host: {"plain_http": True}}
+        path.write_text(
+            json.dumps({"apiVersion": "reconciler/v1", "stack": stack, "registries": registries, **sections})
+        )
+        return path
