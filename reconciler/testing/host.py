@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,18 @@ class Host:
         path.write_text(textwrap.dedent(text))
         return path
 
-    def start(self, *arguments: object, stdin: int | None = subprocess.DEVNULL) -> subprocess.Popen[str]:
-        """A command that goes on; it is ended by ``close`` if it has not by then."""
+    def declare(self, registry: str, body: str, *, stack: str = "shop") -> Path:
+        """Writes the one spec file of a stack whose images come from a registry that speaks plain HTTP."""
+        head = f"apiVersion: reconciler/v1\nstack: {stack}\nregistries: {{'{registry}': {{plain_http: true}}}}\n"
+        path = self.specs / f"{stack}.yaml"
+        path.write_text(head + textwrap.dedent(body))
+        return path
+
+    def start(self, *arguments: object, under: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """A command that goes on; it is ended by ``close`` if it has not by then. ``under`` runs it in another."""
         process = subprocess.Popen(
-            [PROGRAM, "--root", self.root, *map(str, arguments)],
-            stdin=stdin,
+            [*under, PROGRAM, "--root", self.root, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -101,9 +108,9 @@ class Host:
         self.printed += [out, err]
         return Result(process.returncode, out, err)
 
-    def run(self, *arguments: object, code: int | None = 0) -> Result:
+    def run(self, *arguments: object, code: int | None = 0, under: Sequence[str] = ()) -> Result:
         """A command, which has to exit with ``code`` (None: any)."""
-        result = self.finish(self.start(*arguments))
+        result = self.finish(self.start(*arguments, under=under))
         assert code is None or result.code == code, f"{arguments} exited {result.code}\n{result.out}{result.err}"
         return result
 
@@ -115,7 +122,12 @@ class Host:
         document: dict[str, Any] = self.run("plan", self.specs, "-o", "json", *arguments, code=None).json
         return document
 
+    def changes(self) -> list[tuple[str, list[str]]]:
+        """What the plan would do, by address."""
+        return [(change["address"], change["actions"]) for change in self.plan()["changes"]]
+
     def is_converged(self) -> bool:
+        """Whether a plan is empty, by its exit code."""
         return self.run("plan", self.specs, "--detailed-exitcode", code=None).code == 0
 
     def containers(self) -> dict[str, dict[str, Any]]:
@@ -153,7 +165,9 @@ class Host:
         """The processes that run in this root's containers, by pid: those in its control groups."""
         found: dict[int, list[str]] = {}
         for group in self._control_groups():
-            with contextlib.suppress(OSError, ValueError):
+            if group.name.startswith("conmon"):
+                continue
+            with contextlib.suppress(OSError):
                 for pid in map(int, (group / "cgroup.procs").read_text().split()):
                     found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
         return found
@@ -188,7 +202,7 @@ class Host:
 
     def _sweep(self) -> None:
         for group in self._control_groups():
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError):
                 for pid in map(int, (group / "cgroup.procs").read_text().split()):
                     os.kill(pid, signal.SIGKILL)
         for pid, _ in _processes_naming(self.id, str(self.root)):
@@ -219,7 +233,8 @@ class Host:
     def _control_groups(self) -> list[Path]:
         name = f"reconciler-{self.id}"
         found: list[Path] = []
-        for top in Path("/sys/fs/cgroup").glob(f"**/{name}"):
+        # On cgroup v1 below each hierarchy, on v2 below the only one. Not deeper: others' groups come and go there.
+        for top in (path for depth in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{depth}{name}")):
             found += [top, *sorted(path for path in top.rglob("*") if path.is_dir())]
         return found
 
