@@ -16,18 +16,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from reconciler.clock import Clock, ManualClock
-from reconciler.engine.memory_containers import MemoryContainers, fingerprint
+from reconciler.engine.memory_containers import MemoryContainers, commit_key, fingerprint, is_job, share_a_port
 from reconciler.engine.memory_registry import MemoryRegistry
 from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
 from reconciler.errors import ConflictError, LockedError, NotFoundError, RegistryError
 from reconciler.model import action as act
 from reconciler.model.address import Address
-from reconciler.model.canonical import Form, form_digest
+from reconciler.model.canonical import form_digest
 from reconciler.model.capabilities import Capabilities
 from reconciler.model.desired import Pin, Resolution
 from reconciler.model.facts import Absent, Known, Unknown
 from reconciler.model.observed import (
-    CommitKey,
     Drift,
     Interest,
     Observed,
@@ -340,7 +339,7 @@ class MemoryEngine:
             if network not in self._kept.networks and network not in self.external:
                 raise NotFoundError(f"{found.address} needs {name}, which is not there", hint="plan again")
         for other in self._containers.alive():
-            if other.id != found.id and _share_a_port(found.form, other.form):
+            if other.id != found.id and share_a_port(found.form, other.form):
                 raise ConflictError(f"{found.address} publishes a port of {other.address}", hint="stop that one first")
         return self._containers.start(action)
 
@@ -350,7 +349,7 @@ class MemoryEngine:
         """Ends every job that runs, with its code in ``exit_codes`` or 0. Never blocks: nothing else could happen."""
         with self._lock:
             for found in list(self._containers.named()):
-                if found.status == "running" and _is_job(found.form):
+                if found.status == "running" and is_job(found.form):
                     self._containers.end(found.address, self.exit_codes.get(found.address, 0))
             events, self._containers.events = tuple(self._containers.events), []
             return events
@@ -372,10 +371,6 @@ class MemoryEngine:
         self._kept.networks[address] = replace(self._kept.networks[address], drift=drifts)
 
 
-def commit_key(found: ObservedContainer) -> CommitKey:
-    return CommitKey(found.id, found.run, fingerprint(found))
-
-
 V = TypeVar("V", bound=ObservedResource)
 
 
@@ -393,17 +388,3 @@ def _stacks_of(address: Address, found: ObservedResource) -> frozenset[str]:
     if isinstance(found, ObservedFact):
         return found.stacks
     return frozenset({found.stack if isinstance(found, ObservedTag) else address.name.partition("/")[0]})
-
-
-def _share_a_port(one: Form, other: Form) -> bool:
-    pairs = ((a, b) for a in one.get("ports", ()) for b in other.get("ports", ()))
-    return any(
-        a.get("host_port") is not None
-        and (a["host_port"], a.get("protocol")) == (b.get("host_port"), b.get("protocol"))
-        and (a.get("host_address") == b.get("host_address") or not a.get("host_address") or not b.get("host_address"))
-        for a, b in pairs
-    )
-
-
-def _is_job(form: Form) -> bool:
-    return not str(form.get("restart", "unless-stopped")).startswith(("always", "unless-stopped"))

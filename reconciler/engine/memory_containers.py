@@ -11,7 +11,7 @@ from reconciler.errors import ConflictError, NotFoundError
 from reconciler.model import action as act
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form, form_digest
-from reconciler.model.observed import Drift, ObservedContainer
+from reconciler.model.observed import CommitKey, Drift, ObservedContainer
 from reconciler.model.policy import next_streak
 from reconciler.oci.digest import Digest
 
@@ -122,3 +122,24 @@ class MemoryContainers:
 def fingerprint(found: ObservedContainer) -> str:
     """What the container wrote: here that follows from what it ran, and from nothing that changes in place."""
     return form_digest({name: found.form.get(name) for name in ("image", "entrypoint", "command", "environment")})
+
+
+def commit_key(found: ObservedContainer) -> CommitKey:
+    """What a commit of the container would be taken of."""
+    return CommitKey(found.id, found.run, fingerprint(found))
+
+
+def share_a_port(one: Form, other: Form) -> bool:
+    """Whether two forms publish one host port."""
+    pairs = ((a, b) for a in one.get("ports", ()) for b in other.get("ports", ()))
+    return any(
+        a.get("host_port") is not None
+        and (a["host_port"], a.get("protocol")) == (b.get("host_port"), b.get("protocol"))
+        and (a.get("host_address") == b.get("host_address") or not a.get("host_address") or not b.get("host_address"))
+        for a, b in pairs
+    )
+
+
+def is_job(form: Form) -> bool:
+    """Whether a form is a job's: it runs to completion."""
+    return not str(form.get("restart", "unless-stopped")).startswith(("always", "unless-stopped"))
