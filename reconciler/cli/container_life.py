@@ -6,9 +6,9 @@ import argparse
 
 from reconciler.cli.context import Context
 from reconciler.engine.embedded.container_rows import ContainerRow, find_container
-from reconciler.engine.embedded.containers import signal_number
 from reconciler.engine.embedded.state import State
 from reconciler.errors import ConflictError
+from reconciler.linux.processes import signal_number
 
 
 def stop(context: Context, options: argparse.Namespace) -> int:

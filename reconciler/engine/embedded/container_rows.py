@@ -59,8 +59,8 @@ class Settings:
 class ContainerRow:
     """One container. ``name`` is None for one that is prepared to take a name over, or that lost its own.
 
-    ``pid`` with ``pid_start`` and ``boot_id`` name one process for good; ``exit_code`` None on a container that has
-    finished means that nobody could tell.
+    ``exit_code`` None on a container that has finished means that nobody could tell. Its processes are the runtime's
+    to know: a pid on record would outlive them.
     """
 
     id: str
@@ -72,9 +72,6 @@ class ContainerRow:
     created_at: float
     run: int = 0
     streak: int = 0
-    pid: int | None = None
-    pid_start: int | None = None
-    boot_id: str = ""
     started_at: float | None = None
     finished_at: float | None = None
     exit_code: int | None = None

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.engine.embedded.host import HostSettings, read_host_settings
+from reconciler.engine.embedded.host import read_host_settings
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.perform import Performer
 from reconciler.engine.embedded.registries import Surroundings, make_client, merged, recorded_facts
 from reconciler.engine.embedded.resolve import resolve_all
-from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer
+from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer, was_cut_off
 from reconciler.engine.embedded.tags import remote_tags
 from reconciler.engine.embedded.waiting import wait_for_exit
 from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
@@ -55,6 +55,7 @@ class EmbeddedEngine:
         self._turns = threading.Lock()
         self._reader: Machinery | None = None
         self._writer: Machinery | None = None
+        self._writer_state: WriterState | None = None
         self._clients: dict[HostFacts, RegistryClient] = {}
         self._facts = HostFacts()
         self._turn = False
@@ -112,18 +113,19 @@ class EmbeddedEngine:
     def turn(self, timeout: float | None) -> Iterator[None]:
         prepare_root(self.root)
         with self._turns, DirectoryLock(self.root).acquire(_FOREVER if timeout is None else timeout):
-            writer = self._open_writer()
-            note_place(writer.state.identity)
+            cut_off = was_cut_off(self.root)
+            writer, state = self._open_writer()
+            note_place(state.identity)
             self._turn = True
             try:
-                writer.containers.reap()
+                writer.recovery.run(cut_off=cut_off)
                 yield
             finally:
                 self._turn = False
-                state = writer.state
-                assert isinstance(state, WriterState)
-                writer.containers.tidy()
-                state.close_pass()
+                try:
+                    writer.containers.tidy()
+                finally:
+                    state.close_pass()
 
     def record(self, generation: Generation) -> int:
         return self.writer().state.generations.add(generation, time.time())
@@ -175,17 +177,17 @@ class EmbeddedEngine:
                 self._clients[facts] = make_client(facts, self._surroundings)
             return self._clients[facts]
 
-    def _open_writer(self) -> Machinery:
+    def _open_writer(self) -> tuple[Machinery, WriterState]:
         with self._lock:
             if self._writer is None:
                 # SQLite shares the log's index within a process: a reader's, which is read-only, would fail the writer.
                 if self._reader is not None:
                     self._reader.close()
                     self._reader = None
-                self._writer = self._machinery(open_writer(self.root))
-                self._writer.containers.sweep()
-            return self._writer
+                self._writer_state = open_writer(self.root)
+                self._writer = self._machinery(self._writer_state)
+            assert self._writer_state is not None
+            return self._writer, self._writer_state
 
     def _machinery(self, state: State) -> Machinery:
-        host: HostSettings = read_host_settings(self.root)
-        return Machinery(state, host, self._fetched, self._transfers)
+        return Machinery(state, read_host_settings(self.root), self._fetched, self._transfers)

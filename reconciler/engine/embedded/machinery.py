@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 
+from reconciler.engine.embedded.container_mounts import ContainerMounts
 from reconciler.engine.embedded.containers import Containers
 from reconciler.engine.embedded.host import HostSettings
 from reconciler.engine.embedded.images import Images
 from reconciler.engine.embedded.observe import Observer
+from reconciler.engine.embedded.recovery import Recovery
 from reconciler.engine.embedded.resolve import ManifestSource
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.tags import Tags
@@ -27,7 +29,9 @@ class Machinery:
         self.wiring = Wiring(state, may_set_sysctls=host.may_set_sysctls)
         self.images = Images(state, self.manifests, transfers)
         self.tags = Tags(state, transfers)
-        self.containers = Containers(state, self.runtime, self.wiring)
+        mounts = ContainerMounts(state)
+        self.containers = Containers(state, self.runtime, self.wiring, mounts)
+        self.recovery = Recovery(state, self.containers, mounts, self.wiring)
         self.observer = Observer(state, self.images, self.containers, self.wiring)
 
     def close(self) -> None:

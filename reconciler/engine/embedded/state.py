@@ -11,7 +11,7 @@ from reconciler.engine.embedded.volumes import VolumeTable
 from reconciler.errors import RefusedError
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.store.content import ContentStore
-from reconciler.store.database import Database, WritableDatabase
+from reconciler.store.database import FILE, Database, WritableDatabase
 from reconciler.store.identity import Identity, claim_identity, read_identity
 from reconciler.store.images import ImageRecord, ImageTable, NameTable
 from reconciler.store.layers import Layers
@@ -86,6 +86,14 @@ def open_reader(root: Path) -> State:
 def open_writer(root: Path) -> WriterState:
     """The state to write to, made if the root is new. The caller holds the root's lock."""
     return WriterState(claim_identity(root), WritableDatabase(root, SCHEMAS))
+
+
+def was_cut_off(root: Path) -> bool:
+    """Whether the last turn did not come to its end: a turn that does, empties the database's log."""
+    try:
+        return (root / f"{FILE}-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 class WriterState(State):

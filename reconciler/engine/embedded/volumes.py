@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +15,14 @@ from reconciler.engine.embedded.records import dump
 from reconciler.errors import ConflictError, HostError, NotFoundError
 from reconciler.linux import durable
 from reconciler.linux.rooted import Rooted
-from reconciler.linux.tree import remove_tree
+from reconciler.linux.tree import mount_points_below, remove_tree
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 
 if TYPE_CHECKING:
     from reconciler.store.database import Database
+
+_REMOVED = ".removed-"  # no stack's name begins with a dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,11 @@ class VolumeRow:
     owner: str
     directory: str
     fresh: bool
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it belongs to one container, and goes when that goes."""
+        return not self.owner and "/" not in self.name
 
     def path(self, root: Path) -> Path:
         return root / "volumes" / self.directory / "data"
@@ -94,12 +102,29 @@ def ensure(root: Path, table: VolumeTable, name: str, *, form: Form, owner: str)
 
 
 def delete(root: Path, table: VolumeTable, name: str) -> None:
-    """Deletes a volume and its data; a no-op for one that is not there. Refuses while something is mounted in it."""
+    """Deletes a volume and its data; a no-op for one that is not there. Refuses while something is mounted in it.
+
+    The data are put aside first: after a crash, a volume of this name begins empty and never with half of the old.
+    """
     row = table.all().get(name)
     if row is None:
         return
+    place = row.path(root).parent
+    if mounted := mount_points_below(place):
+        raise HostError(f"cannot delete volume {name}: {mounted[0]} is a mount point", hint=f"umount {mounted[0]}")
+    aside = root / "volumes" / f"{_REMOVED}{secrets.token_hex(8)}"
+    if place.is_dir():
+        durable.rename(place, aside, point="volume.aside")
     table.drop(name)
-    remove_tree(row.path(root).parent, point="volume.remove")
+    remove_tree(aside, point="volume.remove")
+
+
+def sweep(root: Path) -> None:
+    """Goes on with deletions that were cut off."""
+    directory = root / "volumes"
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name.startswith(_REMOVED):
+            remove_tree(path, point="volume.sweep")
 
 
 def fill(root: Path, table: VolumeTable, row: VolumeRow, rootfs: Path, target: str) -> None:

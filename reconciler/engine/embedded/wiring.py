@@ -5,21 +5,20 @@ from __future__ import annotations
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address
-from pathlib import Path
 
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.records import NetworkRow
 from reconciler.engine.embedded.state import State
-from reconciler.errors import ConflictError, NotFoundError, RefusedError
+from reconciler.errors import ConflictError, HostError, NotFoundError, RefusedError
 from reconciler.linux import namespaces
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.model.observed import Drift
 from reconciler.model.resources import Network, Port
-from reconciler.network import hosts, names, sysctl
+from reconciler.network import names, ruleset, sysctl
 from reconciler.network.addresses import mac_of, pick_address, pick_subnet
 from reconciler.network.firewall import Firewall
 from reconciler.network.links import Links, raise_loopback
@@ -90,17 +89,31 @@ class Wiring:
             row = self._state.networks.all().get(address)
             if row is None:
                 return False
-            try:
-                self._state.networks.drop(address)
-            except sqlite3.IntegrityError:
-                raise ConflictError(f"network {address.name} still has containers", hint="remove them first") from None
+            if self._state.database.query("SELECT 1 FROM endpoints WHERE network = ?", (str(address),)):
+                raise ConflictError(f"network {address.name} still has containers", hint="remove them first")
+            # The row goes last: as long as anything is left, there is something that names it.
             self.links.delete_bridge(row.bridge)
-            state = self.firewall_state()
+            state = self.firewall_state(without=address)
             if state.networks:
                 self.firewall.apply(state)
             else:
                 self.firewall.destroy()
+            self._state.networks.drop(address)
             return True
+
+    def sweep(self, containers: Collection[str]) -> None:
+        """Takes away what this root has in the kernel and no row names; ``containers`` are the ids of all rows."""
+        from reconciler.network.sweep import sweep
+
+        with self._lock:
+            sweep(
+                self.links,
+                self.firewall,
+                self._state.run / "netns",
+                containers=containers,
+                endpoints=self._endpoints(),
+                state=self.firewall_state(),
+            )
 
     def drift(self, row: NetworkRow, firewall_drift: Iterable[str]) -> tuple[Drift, ...]:
         """How a network's kernel side differs from what was made. Writes nothing."""
@@ -143,19 +156,32 @@ class Wiring:
         """Takes away namespace, addresses and published ports; a no-op for a container that has none."""
         self.firewall.unpublish(self.published(container_id))
         namespaces.delete(self._state.netns(container_id))
+        if not self.networks_of(container_id):
+            return
         with self._state.database.transaction() as connection:
-            connection.execute("DELETE FROM endpoints WHERE container = ?", (container_id,))
             connection.execute("DELETE FROM published WHERE container = ?", (container_id,))
+            connection.execute("DELETE FROM endpoints WHERE container = ?", (container_id,))
 
     def publish(self, row: ContainerRow, endpoints: tuple[EndpointSpec, ...]) -> None:
-        """Publishes the container's ports. Raises ``ConflictError`` naming who holds a port."""
+        """Publishes the container's ports: before its program runs, so that no client finds the port closed.
+
+        A port without a number of its own gets another free one at every start, as Docker has it. Raises
+        ``ConflictError`` naming who holds a port, ``HostError`` for an address that this host does not have.
+        """
         if not row.settings.ports or not endpoints:
             return
         with self._lock:
-            mappings = [self._mapping(port, endpoints[0].address) for port in row.settings.ports]
+            others = {
+                container: ports for container, ports in self.published_by_container().items() if container != row.id
+            }
+            taken = [mapping for ports in others.values() for mapping in ports]
+            mappings: list[PortMapping] = []
+            for port in row.settings.ports:
+                mappings.append(self._mapping(port, endpoints[0].address, [*taken, *mappings]))
+            self._refuse_taken(mappings, others)
             with self._state.database.transaction() as connection:
                 connection.executemany(
-                    "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO published VALUES (?, ?, ?, ?, ?, ?)",
                     [
                         (m.host_address, m.host_port, m.protocol, row.id, str(m.container_address), m.container_port)
                         for m in mappings
@@ -163,38 +189,45 @@ class Wiring:
                 )
             self.firewall.publish(mappings)
 
+    def _refuse_taken(self, mappings: list[PortMapping], others: dict[str, list[PortMapping]]) -> None:
+        """Sockets show neither what this root publishes nor what others do: rules redirect before they are asked."""
+        for mapping in mappings:
+            for container, ports in others.items():
+                if any(ruleset.overlaps(mapping, ruleset.key(port)) for port in ports):
+                    holder = self._state.containers.get(container).shown
+                    raise _taken(mapping.host_port, mapping.protocol, f"container {holder}")
+        for mapping in self.firewall.published_by_others(mappings):
+            raise _taken(mapping.host_port, mapping.protocol, "a container of another root")
+
     def published_by_container(self) -> dict[str, list[PortMapping]]:
         """The ports published now, by container id."""
-        owners = {row["container"] for row in self._state.database.query("SELECT container FROM published")}
-        return {owner: list(self.published(owner)) for owner in owners}
-
-    def published(self, container_id: str | None = None) -> tuple[PortMapping, ...]:
-        """The ports published now, of one container or of all."""
-        rows = self._state.database.query(
-            "SELECT * FROM published WHERE container = coalesce(?, container) ORDER BY container, host_port",
-            (container_id,),
-        )
-        return tuple(
-            PortMapping(
-                row["host_address"],
-                row["host_port"],
-                IPv4Address(row["container_address"]),
-                row["container_port"],
-                row["protocol"],
-            )
-            for row in rows
-        )
-
-    def firewall_state(self) -> FirewallState:
-        networks = tuple(bridge_spec(row) for row in self._state.networks.all().values())
-        return FirewallState(networks, self.published())
-
-    def addresses(self) -> dict[str, dict[str, IPv4Address]]:
-        """Container id to network to address."""
-        found: dict[str, dict[str, IPv4Address]] = {}
-        for row in self._state.database.query("SELECT container, network, address FROM endpoints"):
-            found.setdefault(row["container"], {})[row["network"]] = IPv4Address(row["address"])
+        found: dict[str, list[PortMapping]] = {}
+        for row in self._state.database.query("SELECT * FROM published ORDER BY container, host_port"):
+            found.setdefault(row["container"], []).append(_port_mapping(row))
         return found
+
+    def published(self, container_id: str) -> tuple[PortMapping, ...]:
+        """The ports of one container that are published now."""
+        rows = self._state.database.query("SELECT * FROM published WHERE container = ?", (container_id,))
+        return tuple(_port_mapping(row) for row in rows)
+
+    def firewall_state(self, *, without: Address | None = None) -> FirewallState:
+        """What the firewall should be by the rows, perhaps but for one network."""
+        rows = self._state.networks.all().values()
+        ports = tuple(port for ports in self.published_by_container().values() for port in ports)
+        return FirewallState(tuple(bridge_spec(row) for row in rows if row.address != without), ports)
+
+    def networks_of(self, container_id: str) -> frozenset[str]:
+        """The addresses of the networks that a container is on now."""
+        rows = self._state.database.query("SELECT network FROM endpoints WHERE container = ?", (container_id,))
+        return frozenset(row["network"] for row in rows)
+
+    def _endpoints(self) -> list[EndpointSpec]:
+        networks = self._state.networks.all()
+        return [
+            self._spec(row["container"], networks[Address.parse(row["network"])], row["interface"], row["address"])
+            for row in self._state.database.query("SELECT * FROM endpoints")
+        ]
 
     def _endpoint(self, row: ContainerRow, network: Address, interface: str) -> EndpointSpec:
         with self._lock, self._state.database.transaction() as connection:
@@ -212,23 +245,40 @@ class Wiring:
                 "INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?, ?)", (row.id, str(network), str(address), interface)
             )
             self._state.networks.set(replace(place, last_address=address))
+        return self._spec(row.id, place, interface, str(address))
+
+    def _spec(self, container_id: str, place: NetworkRow, interface: str, address: str) -> EndpointSpec:
         return EndpointSpec(
-            row.id,
+            container_id,
             bridge_spec(place),
             interface,
-            address,
-            mac_of(address),
-            names.endpoint(self._state.identity.id, str(network), row.id),
+            IPv4Address(address),
+            mac_of(IPv4Address(address)),
+            names.endpoint(self._state.identity.id, str(place.address), container_id),
         )
 
-    def _mapping(self, port: Port, address: IPv4Address) -> PortMapping:
-        host_port = port.host_port or _free_port(port, {mapping.host_port for mapping in self.published()})
+    def _mapping(self, port: Port, address: IPv4Address, taken: list[PortMapping]) -> PortMapping:
+        host_port = port.host_port or _free_port(port, {mapping.host_port for mapping in taken})
         holder = port_in_use(port.host_address, host_port, port.protocol)
         if holder is not None:
-            raise ConflictError(
-                f"port {host_port}/{port.protocol} of this host is in use by {holder}", hint="publish on another port"
-            )
+            raise _taken(host_port, port.protocol, holder)
         return PortMapping(port.host_address, host_port, address, port.container_port, port.protocol)
+
+
+def _taken(host_port: int, protocol: str, holder: str) -> ConflictError:
+    return ConflictError(
+        f"port {host_port}/{protocol} of this host is in use by {holder}", hint="publish on another port"
+    )
+
+
+def _port_mapping(row: sqlite3.Row) -> PortMapping:
+    return PortMapping(
+        row["host_address"],
+        row["host_port"],
+        IPv4Address(row["container_address"]),
+        row["container_port"],
+        row["protocol"],
+    )
 
 
 def _free_port(port: Port, taken: set[int]) -> int:
@@ -236,56 +286,14 @@ def _free_port(port: Port, taken: set[int]) -> int:
     kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
     for _ in range(100):
         with socket.socket(socket.AF_INET, kind) as probe:
-            probe.bind((port.host_address, 0))
+            try:
+                probe.bind((port.host_address, 0))
+            except OSError as error:
+                raise HostError(
+                    f"cannot publish on {port.host_address}: {error.strerror}",
+                    hint="publish on an address of this host, or leave the address out",
+                ) from error
             number = int(probe.getsockname()[1])
         if number not in taken:
             return number
     raise ConflictError("no free host port was found", hint="write the host port in the spec")
-
-
-def write_name_files(directory: Path, row: ContainerRow, own: Iterable[IPv4Address]) -> None:
-    """The hosts, resolv.conf and hostname files of a container; ``refresh_hosts`` adds the peers."""
-    directory.mkdir(mode=0o755, exist_ok=True)
-    upstream = Path(hosts.SYSTEMD_RESOLVED)
-    resolv = hosts.resolv_conf(_text(Path("/etc/resolv.conf")), _text(upstream))
-    (directory / "resolv.conf").write_text(resolv)
-    (directory / "hostname").write_text(hosts.hostname_file(row.settings.hostname))
-    (directory / "hosts").write_text(hosts.hosts(row.settings.hostname, list(own)))
-
-
-def refresh_hosts(state: State, wiring: Wiring, networks: Iterable[str]) -> None:
-    """Rewrites /etc/hosts of every running container on ``networks``, so that peers know each other by name.
-
-    In place: the files are bind-mounted, and a renamed file would not be seen inside.
-    """
-    touched = set(networks)
-    placed = wiring.addresses()
-    rows = {row.id: row for row in state.containers.all() if row.id in placed}
-    for container_id, row in rows.items():
-        mine = placed[container_id]
-        if not touched & set(mine):
-            continue
-        peers = [
-            (name, address)
-            for other_id, other in rows.items()
-            if other_id != container_id
-            for network, address in placed[other_id].items()
-            if network in mine
-            for name in _peer_names(other)
-        ]
-        path = state.container_dir(container_id) / "names" / "hosts"
-        if path.parent.is_dir():
-            path.write_text(hosts.hosts(row.settings.hostname, list(mine.values()), peers))
-
-
-def _peer_names(row: ContainerRow) -> list[str]:
-    if row.name is None:
-        return []
-    return [row.address.short if row.address else row.name]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
