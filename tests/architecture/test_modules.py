@@ -33,9 +33,11 @@ def test_only_the_command_line_reads_the_environment(path: Path) -> None:
         return
     for node in ast.walk(ast.parse(path.read_text())):
         read = isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb")
-        imported = isinstance(node, ast.ImportFrom) and node.module == "os" and {"environ", "getenv"} & {
-            alias.name for alias in node.names
-        }
+        imported = (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "os"
+            and {"environ", "getenv"} & {alias.name for alias in node.names}
+        )
         assert not read, f"{path}:{node.lineno} reads the environment"
         assert not imported, f"{path}:{node.lineno} imports the environment"
 
