@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
 from reconciler.errors import ReconcilerError
 from reconciler.model.address import Address, in_stack
@@ -22,7 +23,7 @@ from reconciler.model.resources import (
 )
 from reconciler.oci.reference import parse_registry
 from reconciler.spec import schema
-from reconciler.spec.errors import Problems, shown
+from reconciler.spec.errors import Problems, field_name, shown
 from reconciler.spec.nearest import nearest
 from reconciler.spec.stacks import Entry, Stack
 from reconciler.spec.tree import LocalTree, Tree
@@ -63,7 +64,7 @@ class Build:
     def note_unsupported(self, address: Address | str, entry: Entry) -> None:
         """Records every field of the entry that this version cannot honour."""
         for path, rule in entry.model.unsupported():
-            self.refuse(address, ".".join(str(step) for step in path), entry.at(*path, key=True), rule)
+            self.refuse(address, field_name(path), entry.at(*path, key=True), rule)
 
     def refuse(self, address: Address | str, name: str, location: Location, rule: str = "") -> None:
         self.unsupported.append(Unsupported(str(address), name, location, rule))
@@ -151,10 +152,8 @@ def build_stack_facts(build: Build, stack: Stack) -> None:
     for name, entry in stack.sections["networks"].items():
         address = in_stack("network", stack.name, name)
         network: schema.Network = entry.model
-        if network.external and network.subnet:
-            build.problems.add(entry.at("subnet"), "an external network has its subnet already", "remove subnet")
         build.note_unsupported(address, entry)
-        resource = Network(network.subnet, network.external, pairs(network.labels))
+        resource = Network(_subnet(build, network, entry), network.external, pairs(network.labels))
         build.put(address, resource, stack.name, entry.location)
     _check_subnets(build, stack)
     for name, entry in stack.sections["volumes"].items():
@@ -167,6 +166,18 @@ def build_stack_facts(build: Build, stack: Stack) -> None:
         images, containers = model.images or schema.ImageRetention(), model.containers or schema.ContainerRetention()
         retention = Retention(images.keep_generations, images.unused_for, containers.exited_for)
         build.put(Address("retention", stack.name), retention, stack.name, stack.retention.location)
+
+
+def _subnet(build: Build, network: schema.Network, entry: Entry) -> IPv4Network | None:
+    """The subnet of a network, from whichever of the two places it is written in."""
+    ipam = network.ipam.config if network.ipam else ()
+    if network.external and (network.subnet or ipam):
+        where = entry.at("subnet" if network.subnet else "ipam", key=True)
+        build.problems.add(where, "an external network has its subnet already", "remove it")
+        return None
+    if len(ipam) + (network.subnet is not None) > 1:
+        build.problems.add(entry.at("ipam", key=True), "a network takes one subnet", "keep one of them")
+    return network.subnet or (ipam[0].subnet if ipam else None)
 
 
 def _check_subnets(build: Build, stack: Stack) -> None:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.model.desired import Location
-from reconciler.spec.errors import Problems, shown
+from reconciler.spec import fields
+from reconciler.spec.errors import Problems, field_name, shown
 from reconciler.spec.fields import kind_of
 from reconciler.spec.mapping import NOTHING, Model, model_in
 from reconciler.spec.nearest import nearest
@@ -26,10 +27,8 @@ REFUSED = {
     "extends": "write the fields out, or share them with an anchor and <<",
 }
 _EXPECTED = {
-    "dict_type": "a mapping",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "model_type": "a mapping",
+    "dict_type": ("a mapping", fields.AS_MAPPING),
+    "tuple_type": ("a list", fields.AS_LIST),
 }
 
 
@@ -89,7 +88,8 @@ def _report(detail: ErrorDetails, path: Path, model: type[Model], root: Node, fi
         case "literal_error":
             message, hint = _choice(detail["input"], context["expected"])
         case kind if kind in _EXPECTED:
-            message, hint = f"expected {_EXPECTED[kind]}, found {kind_of(detail['input'])}", ""
+            expected, hint = _EXPECTED[kind]
+            message = f"expected {expected}, found {kind_of(detail['input'])}"
         case _:
             message, hint = detail["msg"], ""
     problems.add(Location(file, *place(root, path, key=is_key)), _named(path, message, detail), hint)
@@ -97,12 +97,12 @@ def _report(detail: ErrorDetails, path: Path, model: type[Model], root: Node, fi
 
 def _named(path: Path, message: str, detail: ErrorDetails) -> str:
     """The message after the name of the field it is about, unless it names the field itself."""
-    if detail["type"] in ("missing", "extra_forbidden") or detail["input"] is NOTHING or not path:
+    names_itself = detail["type"] in ("missing", "extra_forbidden") or detail["loc"][-1:] == ("[key]",)
+    if names_itself or detail["input"] is NOTHING or not path:
         return message
     # A resource's own name is in the location; what helps is the field below it.
-    field = path[2:] if len(path) > 2 else path[-1:]
-    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in field).lstrip(".")
-    return f"{name if name.isascii() and name.isprintable() else shown(name)}: {message}"
+    field = path[2:] if len(path) > 2 and isinstance(path[2], str) else path[1:] or path
+    return f"{field_name(field)}: {message}"
 
 
 def _unknown(name: str, model: type[Model] | None) -> tuple[str, str]:
@@ -128,7 +128,7 @@ def _model_at(model: type[Model], path: Path) -> type[Model] | None:
     current: type[Model] | None = model
     for step in path:
         if current is not None and isinstance(step, str):
-            fields = {field.alias or name: field for name, field in current.model_fields.items()}
-            if step in fields:
-                current = model_in(fields[step].annotation)
+            known = {field.alias or name: field for name, field in current.model_fields.items()}
+            if step in known:
+                current = model_in(known[step].annotation)
     return current

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.errors import InvalidError
@@ -52,6 +53,12 @@ class Problems:
         """Raises ``SpecError`` with everything added so far, if anything was."""
         if self._found:
             raise SpecError(tuple(self._found))
+
+
+def field_name(path: Sequence[str | int]) -> str:
+    """A field as people write it: ``ports[0].target``; escaped where a key is not plain text."""
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+    return name if name.isascii() and name.isprintable() else shown(name)
 
 
 def shown(text: str, limit: int = 80) -> str:

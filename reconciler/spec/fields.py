@@ -25,6 +25,8 @@ from reconciler.spec.scalars import Ambiguous, Loose, Tainted
 T = TypeVar("T")
 
 MAX_NAME = 63
+AS_LIST = "write [ITEM, ...], or one `- ITEM` a line"
+AS_MAPPING = "write one `NAME: VALUE` a line below it, with a space after the colon"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,15})", re.ASCII)
 _SIGNAL = re.compile(r"(?:SIG)?([A-Z][A-Z0-9]*(?:[+-][0-9]+)?)|([1-9][0-9]?)", re.ASCII)
@@ -97,7 +99,8 @@ def _integer(value: Any) -> int:
     if isinstance(value, Loose):
         raise fail(f"{shown(value, 40)} is not a whole decimal number")
     raise fail(
-        f"expected a whole number, found {kind_of(value)}", "write it without quotes" if type(value) is str else ""
+        f"expected a whole number, found {kind_of(value)}",
+        "write it without quotes" if type(value) is str and _INTEGER.fullmatch(value) else "write one such as 3",
     )
 
 
@@ -206,11 +209,12 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _pairs(value: Any, bare: Callable[[str], str]) -> Any:
-    """``- NAME=value`` entries as a mapping; ``bare`` says what an entry without = stands for."""
+def _pairs(value: Any, *, values_needed: bool) -> Any:
+    """``- NAME=value`` entries as a mapping; an entry without = is refused, or has no text."""
     if not isinstance(value, list):
         return value
     found: dict[str, str] = {}
+    alone: list[str] = []
     for item in value:
         if not isinstance(item, str):
             raise fail(f"expected NAME=value, found {kind_of(item)}")
@@ -219,22 +223,21 @@ def _pairs(value: Any, bare: Callable[[str], str]) -> Any:
             raise fail("a name cannot hold a secret, and the variable here is sensitive", "pass it with --var instead")
         if key in found:
             raise fail(f"{shown(key, 60)} is given twice", "keep one of them")
-        kept = type(item)(content) if isinstance(item, Loose) else content
-        found[key] = kept if equals else bare(key)
+        found[key] = type(item)(content) if isinstance(item, Loose) else content
+        if not equals:
+            alone.append(key if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,80}", key) else "NAME")
+    if alone and values_needed:
+        names, has = ", ".join(alone), "variables {} have" if len(alone) > 1 else "variable {} has"
+        raise fail(f"{has.format(names)} no value", f"write {alone[0]}=${{{alone[0]}}}")
     return found
 
 
-def _bare_variable(key: str) -> str:
-    shown_key = key if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,80}", key) else "NAME"
-    raise fail(f"variable {shown_key} has no value", f"write {shown_key}=${{{shown_key}}}")
-
-
 def _variables_before(value: Any) -> Any:
-    return _pairs(value, _bare_variable)
+    return _pairs(value, values_needed=True)
 
 
 def _labels_before(value: Any) -> Any:
-    return _pairs(value, lambda _: "")
+    return _pairs(value, values_needed=False)
 
 
 Text = Annotated[str, PlainValidator(text), WithJsonSchema(_TEXT_SCHEMA)]

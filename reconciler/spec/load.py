@@ -17,7 +17,7 @@ from reconciler.model.desired import Desired, Location
 from reconciler.spec.dotenv import MAX_BYTES, parse_dotenv
 from reconciler.spec.errors import Problem, Problems, SpecError, shown
 from reconciler.spec.nodes import Mapping as MappingNode
-from reconciler.spec.nodes import Node, describe
+from reconciler.spec.nodes import Node, Scalar, describe
 from reconciler.spec.reader import read_documents
 from reconciler.spec.tree import LocalTree, SpecFile, Tree
 from reconciler.spec.variables import Scope, Variable
@@ -104,11 +104,18 @@ def _document(file: SpecFile, root: Node, scope: Scope, problems: Problems, *, a
     known = MappingNode(root.line, root.column, {k: v for k, v in root.pairs.items() if not k.startswith("x-")})
     kind: type[schema.Spec | schema.ComposeFile]
     if "apiVersion" in root.pairs:
+        version = root.pairs["apiVersion"][1]
+        if isinstance(version, Scalar) and version.text != schema.VERSION:
+            at = Location(file.path, version.line, version.column)
+            hint = "keep the files of other programs out of the directories of specs"
+            problems.add(at, f"apiVersion is {shown(version.text, 40)}, not {schema.VERSION}", hint)
+            return None
         kind = schema.Spec
     elif "services" in root.pairs:
         kind = schema.ComposeFile
     else:
-        problems.add(at, "apiVersion is missing", "add apiVersion: reconciler/v1; a compose file has services:")
+        hint = "add apiVersion: reconciler/v1; a compose file has services:; other files go into another directory"
+        problems.add(at, "apiVersion is missing", hint)
         return None
     values = Values(file.path, scope, problems, all_variables)
     model, faults = validate(kind, values.of(known), values.unknown, root, file.path, problems)

@@ -9,18 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_v
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from reconciler.spec.fields import fail, kind_of
+from reconciler.spec.fields import AS_MAPPING, fail, kind_of
 
 NOTHING = object()
 """Stands for a value that was not written. No field takes it, so each says where one is missing."""
 
 _LATER = "x-not-supported-yet"
 _RULE = "x-rule"
+_SAME = "x-fine"
 
 
-def later(description: str = "", rule: str = "") -> Any:
-    """A field that parses, but that no plan can use; ``rule`` names the policy that must allow it."""
-    extra: dict[str, Any] = {_LATER: True} | ({_RULE: rule} if rule else {})
+def later(description: str = "", rule: str = "", same: tuple[str | bool, ...] = ()) -> Any:
+    """A field that parses, but that no plan can use; ``rule`` names the policy that must allow it.
+
+    The values ``same`` ask for what is done anyway, and are fine.
+    """
+    extra: dict[str, Any] = {_LATER: True} | ({_RULE: rule} if rule else {}) | ({_SAME: list(same)} if same else {})
     return Field(default=None, description=f"Not supported yet. {description}".strip(), json_schema_extra=extra)
 
 
@@ -37,17 +41,19 @@ class Model(BaseModel):
     may_be_empty: ClassVar[bool] = False
     nullable: ClassVar[frozenset[str]] = frozenset()
     later_fields: ClassVar[dict[str, str]] = {}
+    same_values: ClassVar[dict[str, Any]] = {}
     _names: ClassVar[frozenset[str]] = frozenset()
     _nested: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls.later_fields = {}
+        cls.later_fields, cls.same_values = {}, {}
         cls._names = frozenset(field.alias or name for name, field in cls.model_fields.items())
         for name, field in cls.model_fields.items():
             extra = field.json_schema_extra
             if isinstance(extra, dict) and _LATER in extra:
                 cls.later_fields[name] = str(extra.get(_RULE, ""))
+                cls.same_values[name] = extra.get(_SAME, ())
         cls._nested = frozenset(name for name, field in cls.model_fields.items() if model_in(field.annotation))
 
     @model_validator(mode="before")
@@ -60,7 +66,7 @@ class Model(BaseModel):
             return {cls.short: data}
         if cls.may_be_empty and data is None:
             return {}
-        raise fail(f"expected a mapping{' or text' if cls.short else ''}, found {kind_of(data)}")
+        raise fail(f"expected a mapping{' or text' if cls.short else ''}, found {kind_of(data)}", AS_MAPPING)
 
     @classmethod
     def _given(cls, key: str, value: Any) -> Any:
@@ -71,6 +77,8 @@ class Model(BaseModel):
         """The path and the policy rule of every field in use, here or below, that is not supported yet."""
         rules, nested = self.later_fields, self._nested
         for name in self.model_fields_set:
+            if name in rules and getattr(self, name) in self.same_values[name]:
+                continue
             if name in rules:
                 yield (name,), rules[name]
             elif name in nested:

@@ -47,7 +47,8 @@ Path = Sequence[str | int]
 def place(root: Node, path: Path, *, key: bool = False) -> tuple[int, int]:
     """The line and column of what ``path`` leads to, or of the deepest part of it that is there.
 
-    A scalar stands where it is written, a collection where its key is; ``key`` asks for the key in any case.
+    A scalar stands where it is written, a collection where its key is; ``key`` asks for the key in any case. A name
+    leads into a list to its ``NAME=value`` entry.
     """
     node, at = root, (root.line, root.column)
     for step in path:
@@ -57,9 +58,16 @@ def place(root: Node, path: Path, *, key: bool = False) -> tuple[int, int]:
         elif isinstance(node, Listing) and isinstance(step, int) and step < len(node.items):
             node = node.items[step]
             at = (node.line, node.column)
+        elif isinstance(node, Listing) and (entry := _assignment(node, str(step))):
+            node, at = entry, (entry.line, entry.column)
         else:
             break
     return (node.line, node.column) if isinstance(node, Scalar) and not key else at
+
+
+def _assignment(listing: Listing, name: str) -> Scalar | None:
+    items = (item for item in listing.items if isinstance(item, Scalar))
+    return next((item for item in items if item.text.partition("=")[0] == name), None)
 
 
 def describe(node: Node) -> str:

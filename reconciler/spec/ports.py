@@ -34,6 +34,14 @@ def parse_range(text: str) -> PortRange:
     return first, last
 
 
+def parse_exposed(text: str) -> PortRange:
+    """The ports of ``80``, ``8000-8010`` or ``53/udp``. Raises ``InvalidError``."""
+    body, slash, protocol = text.partition("/")
+    if slash and protocol not in ("tcp", "udp"):
+        raise InvalidError("malformed port", hint="write a port such as 80, 8000-8010 or 53/udp")
+    return parse_range(body)
+
+
 def parse_address(text: str) -> str:
     """A host address in normal form. Raises ``InvalidError``, also for ::1, which cannot be published on."""
     try:

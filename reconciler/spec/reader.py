@@ -15,12 +15,15 @@ import yaml
 from reconciler.model.desired import Location
 from reconciler.spec.errors import Problems, shown
 from reconciler.spec.nodes import Listing, Mapping, Node, Scalar
+from reconciler.spec.syntax import explain
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 50
 MAX_NODES = 1_000_000
 MAX_ALIAS_NODES = 100_000
 MAX_DOCUMENTS = 1_000
+
+_ANCHOR = "write &NAME before the value that it repeats, or quote text that begins with *"
 
 
 class _Refused(Exception):
@@ -56,9 +59,8 @@ def read_documents(name: str, data: bytes, problems: Problems) -> list[Node]:
     except _Refused as error:
         problems.add(Location(name, *error.at), error.message, error.hint)
     except yaml.MarkedYAMLError as error:
-        where = error.problem_mark or error.context_mark
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        problems.add(Location(name, *_position(where)) if where else start, f"malformed YAML: {what}")
+        place, message, hint = explain(error, text)
+        problems.add(Location(name, *place), message, hint)
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
         problems.add(Location(name, line, column), "the file holds a control character", "remove it")
@@ -142,7 +144,7 @@ class _Reader:
     def _alias(self, event: yaml.AliasEvent, depth: int) -> Node:
         target = self._anchors.get(event.anchor or "")
         if target is None:
-            raise _Refused(event, f"alias {shown(event.anchor or '')} has no finished anchor before it")
+            raise _Refused(event, f"alias {shown(event.anchor or '')} has no finished anchor before it", _ANCHOR)
         self._alias_nodes += target.size
         if self._alias_nodes > MAX_ALIAS_NODES:
             raise _Refused(event, f"aliases expand to more than {MAX_ALIAS_NODES} values")
@@ -170,7 +172,7 @@ class _Reader:
             self._check_duplicate(parent, node)
             parent.key = node
         else:
-            raise _Refused(event, "a key must be text")
+            raise _Refused(event, "a key must be text", "quote text that begins with { or [")
 
     def _check_duplicate(self, parent: _Open, key: Scalar) -> None:
         assert isinstance(parent.node, Mapping)

@@ -203,6 +203,23 @@ class Tag(Model):
     )
 
 
+class IpamConfig(Model):
+    """A network's addresses."""
+
+    subnet: Subnet = Field(description="An IPv4 subnet.")
+    ip_range: Any = later()
+    gateway: Any = later()
+    aux_addresses: Any = later()
+
+
+class Ipam(Model):
+    """Another way to write `subnet`."""
+
+    config: tuple[IpamConfig, ...] = Field(default=(), description="At most one entry.")
+    driver: Any = later(same=("default",))
+    options: Any = later()
+
+
 class Network(Model):
     """A bridge network."""
 
@@ -211,14 +228,14 @@ class Network(Model):
     subnet: Subnet | None = Field(default=None, description="An IPv4 subnet. Left out, one that is free.")
     external: Bool = Field(default=False, description="Made by someone else: used, never created or removed.")
     labels: Labels = Field(default_factory=dict, description="Labels.")
+    ipam: Ipam | None = Field(default=None, description="The subnet as compose files write it.")
     name: Any = later()
-    driver: Any = later()
+    driver: Any = later(same=("bridge",))
     driver_opts: Any = later()
-    attachable: Any = later()
-    enable_ipv4: Any = later()
-    enable_ipv6: Any = later()
-    internal: Any = later()
-    ipam: Any = later("Use `subnet`.")
+    attachable: Any = later(same=(False,))
+    enable_ipv4: Any = later(same=(True,))
+    enable_ipv6: Any = later(same=(False,))
+    internal: Any = later(same=(False,))
 
 
 class Volume(Model):
@@ -229,7 +246,7 @@ class Volume(Model):
     external: Bool = Field(default=False, description="Made by someone else: used, never created or removed.")
     labels: Labels = Field(default_factory=dict, description="Labels.")
     name: Any = later()
-    driver: Any = later()
+    driver: Any = later(same=("local",))
     driver_opts: Any = later()
 
 
@@ -239,7 +256,7 @@ class Secret(Model):
     file: Path | None = Field(default=None, description="A regular file, read at every plan.")
     environment: Text | None = Field(default=None, description="A variable that is passed with `--env NAME`.")
     name: Any = later()
-    external: Any = later()
+    external: Any = later(same=(False,))
     driver: Any = later()
     template_driver: Any = later()
     labels: Any = later()
@@ -252,7 +269,7 @@ class Config(Model):
     file: Path | None = Field(default=None, description="A file, relative to the spec file. It counts by content.")
     environment: Any = later()
     name: Any = later()
-    external: Any = later()
+    external: Any = later(same=(False,))
     template_driver: Any = later()
     labels: Any = later()
 
@@ -278,6 +295,8 @@ class Retention(Model):
     images: ImageRetention | None = Field(default=None, description="For images.")
     containers: ContainerRetention | None = Field(default=None, description="For containers.")
 
+
+VERSION = "reconciler/v1"
 
 NAMELESS = frozenset({"retention", "version"})
 """The fields of a file, of those that can be left out, that hold no names."""

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from reconciler.errors import InvalidError
 from reconciler.spec import ports
 from reconciler.spec.fields import (
+    AS_LIST,
     Also,
     Bool,
     Command,
@@ -24,6 +25,7 @@ from reconciler.spec.fields import (
     Size,
     Text,
     Word,
+    checked,
     fail,
     loosened,
     parsed,
@@ -33,6 +35,7 @@ from reconciler.spec.mapping import Model, later
 
 _RANGE_SCHEMA = WithJsonSchema({"type": ["integer", "string"]})
 PortRangeField = Annotated[ports.PortRange, parsed(ports.parse_range), _RANGE_SCHEMA]
+ExposedPort = Annotated[str, checked(ports.parse_exposed), _RANGE_SCHEMA]
 AddressField = Annotated[str, parsed(ports.parse_address), WithJsonSchema({"type": "string"})]
 
 
@@ -48,8 +51,8 @@ class Port(Model):
     )
     protocol: Annotated[Literal["tcp", "udp"], Word] = Field(default="tcp", description="`tcp` or `udp`.")
     name: Text | None = Field(default=None, description="A name for people; it changes nothing.")
-    mode: Any = later()
-    app_protocol: Any = later()
+    app_protocol: Text | None = Field(default=None, description="What is spoken there; it changes nothing.")
+    mode: Any = later(same=("host", "ingress"))
 
 
 def _port_before(value: Any) -> Any:
@@ -144,8 +147,8 @@ class Dependency(Model):
     condition: Annotated[Literal["service_started", "service_healthy", "service_completed_successfully"], Word] = Field(
         "service_started", description="What the other container must have reached."
     )
-    restart: Any = later()
-    required: Any = later()
+    restart: Any = later(same=(False,))
+    required: Any = later(same=(True,))
 
 
 class Attachment(Model):
@@ -166,6 +169,8 @@ class Attachment(Model):
 
 def _names_as_map(value: Any) -> Any:
     """The list form of ``networks`` and ``depends_on`` as a mapping."""
+    if isinstance(value, str):
+        raise fail("expected a list or a mapping, found text", AS_LIST)
     if not isinstance(value, list):
         return value
     names = [loosened(item) for item in value]
@@ -189,7 +194,7 @@ class LaterFields(Model):
     """Fields of the Compose specification, and of ours, that this version does not honour yet."""
 
     annotations: Any = later()
-    attach: Any = later()
+    attach: Any = later(same=(False,))
     blkio_config: Any = later()
     build: Any = later()
     cap_add: Any = later(rule="capabilities")
@@ -216,7 +221,6 @@ class LaterFields(Model):
     dns_search: Any = later()
     domainname: Any = later()
     driver_opts: Any = later()
-    expose: Any = later()
     external_links: Any = later()
     extra_hosts: Any = later()
     gpus: Any = later(rule="devices")
@@ -234,27 +238,27 @@ class LaterFields(Model):
     memswap_limit: Any = later()
     models: Any = later()
     network_mode: Any = later(rule="host-network")
-    oom_kill_disable: Any = later()
+    oom_kill_disable: Any = later(same=(False,))
     oom_score_adj: Any = later()
     pid: Any = later(rule="host-pid")
     pids_limit: Any = later()
     platform: Any = later("Set it on the entry in `images`.")
     post_start: Any = later()
     pre_stop: Any = later()
-    privileged: Any = later(rule="privileged")
+    privileged: Any = later(rule="privileged", same=(False,))
     profiles: Any = later()
     provider: Any = later()
     pull_refresh_after: Any = later()
-    read_only: Any = later()
+    read_only: Any = later(same=(False,))
     runtime: Any = later()
-    scale: Any = later()
+    scale: Any = later(same=("1",))
     security_opt: Any = later(rule="security-options")
     shm_size: Any = later()
-    stdin_open: Any = later()
+    stdin_open: Any = later(same=(False,))
     storage_opt: Any = later()
     sysctls: Any = later()
     tmpfs: Any = later()
-    tty: Any = later()
+    tty: Any = later(same=(False,))
     ulimits: Any = later()
     update: Any = later()
     use_api_socket: Any = later(rule="host-socket")
@@ -289,6 +293,11 @@ class Container(LaterFields):
     working_dir: ContainerPath | None = Field(default=None, description="The absolute directory to start in.")
     ports: tuple[Annotated[Port, BeforeValidator(_port_before), _SHORT], ...] = Field(
         default=(), description="Published ports: `[ADDRESS:][HOST:]CONTAINER[/tcp|udp]`, ranges too, or the long form."
+    )
+    expose: tuple[Annotated[ExposedPort, _SHORT], ...] = Field(
+        default=(),
+        description="A note of the ports it listens on; it changes nothing. Containers of one network reach each "
+        "other on every port.",
     )
     volumes: tuple[Annotated[VolumeMount, BeforeValidator(_mount_before), _SHORT], ...] = Field(
         default=(),

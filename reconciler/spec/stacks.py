@@ -86,7 +86,17 @@ class Stack:
 def merge(documents: Iterable[Document], problems: Problems) -> dict[str, Stack]:
     """The stacks by name. The same name twice in a section of one stack is a problem that shows both places."""
     stacks: dict[str, Stack] = {}
+    named_after: dict[str, Document] = {}
     for document in documents:
+        if isinstance(document.model, ComposeFile) and document.model.name is None:
+            first = named_after.setdefault(document.stack, document)
+            if first.file.directory != document.file.directory:
+                problems.add(
+                    document.at(()),
+                    f"stack {shown(document.stack)} is named after this file's directory, and so is {first.at(())}",
+                    "add name: to one of them, or to both",
+                )
+                continue
         stack = stacks.setdefault(document.stack, Stack(document.stack))
         for name in SECTIONS:
             path, entries = document.section(name)
@@ -115,5 +125,5 @@ def _twice(stack: Stack, what: str, first: Entry, second: Entry, problems: Probl
     problems.add(
         second.location,
         f"{what} is declared twice in stack {shown(stack.name)}; first at {first.location}",
-        "keep one, or give one another name",
+        "keep one, or give one another name; files add to a stack and do not override each other",
     )

@@ -58,7 +58,8 @@ def undefined(name: str) -> tuple[str, str]:
     """What to say, as (message, hint), about a variable that is not defined."""
     return (
         f"variable {name} is not defined",
-        f"pass --var {name}=VALUE or --env {name}, put it into .env, or write ${{{name}:-default}}",
+        f"pass --var {name}=VALUE or --env {name}, put it into .env, or write ${{{name}:-default}}; "
+        f"$${name} leaves it to a shell in the container",
     )
 
 

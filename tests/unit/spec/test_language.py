@@ -347,7 +347,7 @@ def test_y35_host_level_options_name_their_rule(load, fields, rule):
         ("containers: {w: {image: a/b, healthcheck: {test: x}}}", "container/shop/w", "healthcheck"),
         ("containers: {w: {image: a/b, healthcheck: }}", "container/shop/w", "healthcheck"),
         ("containers: {w: {build: .}}", "container/shop/w", "build"),
-        ("containers: {w: {image: a/b, volumes: ['./a:/b:z']}}", "container/shop/w", "volumes.0.bind.selinux"),
+        ("containers: {w: {image: a/b, volumes: ['./a:/b:z']}}", "container/shop/w", "volumes[0].bind.selinux"),
         (
             "containers: {w: {image: a/b, networks: {default: {aliases: [x]}}}}",
             "container/shop/w",
