@@ -11,7 +11,7 @@ from reconciler.cli.context import Context, login_file
 from reconciler.engine.embedded.adhoc import plain_hosts
 from reconciler.engine.embedded.registries import make_client, recorded_facts
 from reconciler.engine.embedded.state import open_reader
-from reconciler.errors import InvalidError, NotFoundError, UsageError
+from reconciler.errors import AuthError, InvalidError, NotFoundError, UsageError
 from reconciler.linux import durable
 from reconciler.oci.reference import parse_registry
 from reconciler.registry.dockerconfig import with_login, without_login
@@ -65,6 +65,11 @@ def _try(context: Context, host: str, login: Credentials, *, plain_http: bool) -
     client = make_client(facts, context.surroundings(), given)
     try:
         client.check_access(host)
+    except AuthError as error:
+        raise AuthError(
+            f"{host} refused the login of {login.username!a}, and nothing was stored ({error})",
+            hint="check the user name and the password",
+        ) from None
     finally:
         client.close()
     return wanted
