@@ -146,7 +146,13 @@ def _attend(
 
 @contextmanager
 def _forwarding(engine: EmbeddedEngine, row: ContainerRow) -> Iterator[None]:
-    """Signals to us go to the container. Whoever insists on ending us, ends us: the container runs on."""
+    """Signals to us go to the container. Whoever insists on ending us, ends us: the container runs on.
+
+    A container with a terminal gets its signals through that; when ours goes away, we end and it runs on.
+    """
+    if row.settings.terminal:
+        yield
+        return
     runtime = engine.view().runtime
     impatience = 0
 
