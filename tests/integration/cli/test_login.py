@@ -1,0 +1,75 @@
+"""``login`` and ``logout`` against a registry that wants a password."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.testing.host import PROGRAM, Host
+from reconciler.testing.registry_server import RegistryServer, running_registry
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(shutil.which("htpasswd") is None, reason="needs htpasswd")]
+PASSWORD = "pa:ss wörd"
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    with running_registry(tmp_path_factory.mktemp("private"), users={"ci": PASSWORD}) as server:
+        yield server
+
+
+def login(host: Host, server: RegistryServer, password: str, code: int) -> str:
+    """What the command printed."""
+    words = ["login", server.host, "-u", "ci", "--password-stdin", "--plain-http"]
+    result = subprocess.run(
+        [PROGRAM, "--root", host.root, *words],
+        input=f"{password}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={"PATH": os.defpath, "HOME": str(host.place), "PYTHONUTF8": "1"},
+    )
+    printed = result.stdout + result.stderr
+    assert result.returncode == code, printed
+    assert password not in printed
+    return printed
+
+
+def stored(host: Host) -> Path:
+    return host.place / ".docker" / "config.json"
+
+
+def test_a_right_password_is_stored_and_used(host: Host, image: str, private: RegistryServer) -> None:
+    stored(host).parent.mkdir()
+    stored(host).write_text(json.dumps({"auths": {"other.example": {"auth": "eDp5"}}, "detachKeys": "ctrl-x"}))
+    target = f"{private.host}/base:1"
+    host.run("image", "tag", image, target)
+    refused = host.run("image", "push", "--plain-http", target, code=1)
+    assert f"reconciler login {private.host}" in refused.err
+
+    login(host, private, PASSWORD, 0)
+    document = json.loads(stored(host).read_text())
+    assert set(document["auths"]) == {"other.example", private.host}
+    assert document["detachKeys"] == "ctrl-x"
+    assert stored(host).stat().st_mode & 0o777 == 0o600
+    host.run("image", "push", "--plain-http", target)
+
+    host.run("logout", private.host)
+    assert set(json.loads(stored(host).read_text())["auths"]) == {"other.example"}
+    assert private.host in host.run("logout", private.host, code=1).err
+
+
+def test_a_wrong_password_is_refused_and_nothing_stored(host: Host, private: RegistryServer) -> None:
+    assert "refused" in login(host, private, "wrong-password", 1)
+    assert not stored(host).exists()
+
+
+def test_without_a_terminal_the_password_comes_from_standard_input(host: Host, private: RegistryServer) -> None:
+    assert "--password-stdin" in host.run("login", private.host, "-u", "ci", code=64).err
