@@ -27,11 +27,12 @@ _ANCHOR = "write &NAME before the value that it repeats, or quote text that begi
 
 
 class _Refused(Exception):
-    """Stops the reading of one file: what is wrong, and the event at which it showed."""
+    """Stops the reading of one file: what is wrong, and the event or the node at which it showed."""
 
-    def __init__(self, event: yaml.Event, message: str, hint: str = "") -> None:
+    def __init__(self, at: yaml.Event | Node, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.at, self.message, self.hint = _position(event.start_mark), message, hint
+        self.at = _position(at.start_mark) if isinstance(at, yaml.Event) else (at.line, at.column)
+        self.message, self.hint = message, hint
 
 
 def read_documents(name: str, data: bytes, problems: Problems) -> list[Node]:
@@ -115,7 +116,7 @@ class _Reader:
                 node = begun
             if not open_:
                 return node
-            self._put(open_[-1], node, event, top=len(open_) == 1)
+            self._put(open_[-1], node, top=len(open_) == 1)
         raise AssertionError("the parser ended inside a document")  # libyaml raises before this
 
     def _begin(self, event: yaml.Event, depth: int) -> Node | _Open:
@@ -152,7 +153,7 @@ class _Reader:
             raise _Refused(event, f"aliases nest deeper than {MAX_DEPTH} levels")
         return target
 
-    def _put(self, parent: _Open, node: Node, event: yaml.Event, *, top: bool) -> None:
+    def _put(self, parent: _Open, node: Node, *, top: bool) -> None:
         """Adds a finished node to the collection around it; a section given twice keeps the names of both."""
         collection = parent.node
         collection.size += node.size
@@ -172,7 +173,7 @@ class _Reader:
             self._check_duplicate(parent, node)
             parent.key = node
         else:
-            raise _Refused(event, "a key must be text", "quote text that begins with { or [")
+            raise _Refused(node, "a key must be text", "quote text that begins with { or [")
 
     def _check_duplicate(self, parent: _Open, key: Scalar) -> None:
         assert isinstance(parent.node, Mapping)
