@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from reconciler.apply.report import Report, StepResult
 from reconciler.apply.runner import Listener, run
 from reconciler.engine.port import Engine, Generation, GenerationEntry, HostFacts, Progress
+from reconciler.errors import ReconcilerError
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
 from reconciler.model.desired import Desired, Resolution
@@ -91,21 +92,31 @@ class Session:
             )
             self.results.extend(performed)
             settled = not ready and not plan.waiting
-            if not ready and self._worth_recording(plan):
+            if not ready and self._worth_recording(plan) and not is_recorded(self.engine, self.desired, observed):
                 self.generation = self.engine.record(_generation(self.desired, observed))
         return PassReport(plan, tuple(performed), settled)
 
     def converge(self, first: Plan) -> Report:
-        """Passes until settled or stopped; ``first`` is the plan that was shown. Raises what a pass raises."""
+        """Passes until settled or stopped; ``first`` is the plan that was shown.
+
+        Raises what the first pass raises. Once steps were carried out, an error is in the report that tells of them.
+        """
         last = first
+        failure: ReconcilerError | None = None
         while not self.stop.is_set():
-            report = self.one_pass()
+            try:
+                report = self.one_pass()
+            except ReconcilerError as error:
+                if not self.results:
+                    raise
+                failure = error
+                break
             last = report.plan
             if report.settled:
                 break
             if not report.performed and report.waiting:
                 self.engine.wait(_LOOK_AGAIN)
-        return Report(first, last, tuple(self.results), self.generation, interrupted=self.stop.is_set())
+        return Report(first, last, tuple(self.results), self.generation, self.stop.is_set(), failure)
 
     def _options(self) -> PlanOptions:
         # A failed job runs once more when a person asks, not once more in every pass.
@@ -138,7 +149,17 @@ class Session:
     def _worth_recording(self, plan: Plan) -> bool:
         changed = any(result.status == "done" for result in self.results)
         failed = any(result.status in ("failed", "blocked") for result in self.results)
-        return changed and not failed and plan.empty and not plan.errored and self.generation is None
+        return (changed or bool(self.desired.resources)) and not failed and plan.empty and not plan.errored
+
+
+def is_recorded(engine: Engine, desired: Desired, observed: Observed) -> bool:
+    """Whether the last generation of this source says what is there now, given that the plan is empty.
+
+    It does not when an apply was killed after its last step, or when the specs moved to another source.
+    """
+    now = _generation(desired, observed)
+    last = next((item for item in reversed(engine.generations()) if item.source == now.source), None)
+    return last is not None and last.stacks == now.stacks and dict(last.entries) == dict(now.entries)
 
 
 def _generation(desired: Desired, observed: Observed) -> Generation:

@@ -32,7 +32,8 @@ class Report:
     """One apply, from its first plan to its last.
 
     ``plan`` is what was approved, ``last`` the plan after the final pass: what is in there did not converge.
-    ``generation`` is the number recorded, or None when nothing was (nothing changed, or something failed).
+    ``generation`` is the number recorded, or None when nothing was (it was recorded before, or something failed).
+    ``error`` is what ended the apply before its time, after some steps had been carried out.
     """
 
     plan: Plan
@@ -40,6 +41,7 @@ class Report:
     results: tuple[StepResult, ...] = ()
     generation: int | None = None
     interrupted: bool = False
+    error: ReconcilerError | None = None
 
     @property
     def applied(self) -> tuple[StepResult, ...]:
@@ -54,7 +56,8 @@ class Report:
         """Whether everything asked for is so, and stayed so while we looked."""
         restarted = {result.address for result in self.results if result.verb == "start"}
         died = any(item.address in restarted for item in self.last.blocked)
-        return not (self.failures or self.last.changes or self.last.errored or self.interrupted or died)
+        ended_early = self.interrupted or self.error is not None
+        return not (self.failures or self.last.changes or self.last.errored or ended_early or died)
 
     @property
     def exit_code(self) -> int:

@@ -23,6 +23,7 @@ def document(plan: Plan, report: Report | None) -> dict[str, Any]:
     for change in content["changes"]:
         change["outcome"] = _outcome(results.get(change["address"], []))
     content["generation"] = report.generation if report else None
+    content["error"] = str(report.error) if report and report.error else None
     content["converged"] = report.converged if report else not plan.errored
     return content
 

@@ -1,0 +1,150 @@
+"""Sessions: what is recorded, what is approved, and how an apply that could not finish ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import pytest
+
+from reconciler.apply.report import Report
+from reconciler.engine.memory import MemoryEngine
+from reconciler.engine.port import Generation
+from reconciler.errors import HostError, LockedError
+from reconciler.model.policy import PlanOptions
+from reconciler.reconcile import Session, look, prepare
+from reconciler.testing.builders import Stack
+
+ASKED = PlanOptions(asked=True)
+
+
+class Engine(MemoryEngine):
+    """The reference engine, whose turns and records can be made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registry.publish("app:1")
+        self.before_turn: Callable[[int], None] = lambda _number: None
+        self.killed = False
+        self.turns = 0
+
+    def turn(self, timeout: float | None) -> AbstractContextManager[None]:
+        self.turns += 1
+        self.before_turn(self.turns)
+        return super().turn(timeout)
+
+    def record(self, generation: Generation) -> int:
+        if self.killed:
+            raise KeyboardInterrupt
+        return super().record(generation)
+
+
+def stack(source: str = "dir:/specs", *, names: Sequence[str] = ("web",), **fields: object) -> Stack:
+    made = Stack(source=source)
+    made.pull("app", "app:1")
+    for name in names:
+        made.container(name, "app", **fields)  # type: ignore[arg-type]
+    return made
+
+
+def apply(engine: Engine, wanted: Stack, stop: threading.Event | None = None) -> Report:
+    desired = prepare(wanted.desired(), engine)
+    first = look(desired, engine, ASKED)[1]
+    session = Session(
+        desired,
+        engine,
+        ASKED,
+        lambda _: None,
+        lambda *_: None,
+        stop or threading.Event(),
+        approved=frozenset(step.id for step in first.steps),
+    )
+    return session.converge(first)
+
+
+def test_an_apply_is_recorded_once() -> None:
+    engine = Engine()
+    assert apply(engine, stack()).generation == 1
+    again = apply(engine, stack())
+    assert (again.generation, again.exit_code) == (None, 0)
+    assert len(engine.generations()) == 1
+
+
+def test_an_apply_killed_before_it_was_recorded_is_recorded_by_the_next() -> None:
+    engine = Engine()
+    engine.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        apply(engine, stack())
+    engine.killed = False
+    assert apply(engine, stack()).generation == 1
+
+
+def test_specs_that_moved_to_another_source_are_recorded_for_it() -> None:
+    engine = Engine()
+    apply(engine, stack("dir:/old"))
+    assert apply(engine, stack("dir:/new")).generation == 2
+
+
+def test_an_error_between_passes_does_not_lose_what_was_done() -> None:
+    engine = Engine()
+
+    def locked(number: int) -> None:
+        if number == 2:
+            raise LockedError("another writer", hint="wait")
+
+    engine.before_turn = locked
+    report = apply(engine, stack())
+    assert [result.verb for result in report.applied] == ["pull", "create", "start"]
+    assert isinstance(report.error, LockedError)
+    assert (report.exit_code, report.generation) == (4, None)
+
+
+def test_an_error_before_anything_was_done_is_raised() -> None:
+    engine = Engine()
+
+    def locked(_number: int) -> None:
+        raise LockedError("another writer", hint="wait")
+
+    engine.before_turn = locked
+    with pytest.raises(LockedError):
+        apply(engine, stack())
+
+
+def test_only_what_was_approved_is_done() -> None:
+    engine = Engine()
+    desired = prepare(stack(names=("web", "db")).desired(), engine)
+    first = look(desired, engine, ASKED)[1]
+    approved = frozenset(step.id for step in first.steps if "db" not in step.id)
+    session = Session(desired, engine, ASKED, lambda _: None, lambda *_: None, threading.Event(), approved=approved)
+    report = session.converge(first)
+    assert {str(result.address) for result in report.applied} == {"image/shop/app", "container/shop/web"}
+    assert (report.exit_code, report.generation) == (4, None)
+
+
+def test_nothing_applied_exits_1_and_something_4() -> None:
+    for failing, code in (("pull", 1), ("start", 4)):
+        engine = Engine()
+
+        def fail(action: object, when: str, failing: str = failing) -> None:
+            if when == "before" and getattr(action, "verb", "") == failing:
+                raise HostError("no")
+
+        engine.fault = fail
+        report = apply(engine, stack())
+        assert (report.exit_code, report.generation) == (code, None)
+
+
+def test_an_interrupted_apply_says_so_and_the_next_goes_on() -> None:
+    engine, stop = Engine(), threading.Event()
+
+    def interrupt(action: object, when: str) -> None:
+        if when == "after" and getattr(action, "verb", "") == "create":
+            stop.set()
+
+    engine.fault = interrupt
+    report = apply(engine, stack(), stop)
+    assert (report.exit_code, report.interrupted) == (130, True)
+    assert [result.status for result in report.results if result.verb == "start"] == ["stopped"]
+    engine.fault = None
+    assert apply(engine, stack()).exit_code == 0
