@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,7 +71,7 @@ def _apply(
     saved: SavedPlan | None = None,
 ) -> int:
     from reconciler.plan.saved import same_work
-    from reconciler.reconcile import look, prepare
+    from reconciler.reconcile import is_recorded, look, prepare
 
     desired = prepare(desired, engine, pins)
     observed, plan = look(desired, engine, wanted)
@@ -82,14 +84,15 @@ def _apply(
     if options.output == "text":
         context.stdout.write(render(context, plan, "text"))
         context.stdout.flush()
-    if plan.empty:
+    if plan.empty and (plan.errored or not desired.resources or is_recorded(engine, desired, observed)):
         _print_report(context, options, None, plan)
         return 1 if plan.errored else 0
-    if saved is None and not options.yes and not _agreed(context):
+    if not plan.empty and saved is None and not options.yes and not _agreed(context, options, plan):
         return 1
-    report = _converge(context, engine, desired, wanted, plan)
+    received: list[int] = []
+    report = _converge(context, engine, desired, wanted, plan, received)
     _print_report(context, options, report, plan)
-    return report.exit_code
+    return 128 + received[0] if report.interrupted and received else report.exit_code
 
 
 def _apply_saved(context: Context, options: argparse.Namespace, saved: SavedPlan) -> int:
@@ -104,11 +107,18 @@ def _apply_saved(context: Context, options: argparse.Namespace, saved: SavedPlan
 _SOURCE_KEYS = ("paths", "label", "var", "env", "env_file")
 
 
-def _converge(context: Context, engine: EmbeddedEngine, desired: Desired, wanted: PlanOptions, plan: Plan) -> Report:
+def _converge(
+    context: Context,
+    engine: EmbeddedEngine,
+    desired: Desired,
+    wanted: PlanOptions,
+    plan: Plan,
+    received: list[int],
+) -> Report:
     from reconciler.reconcile import Session
 
     stop = threading.Event()
-    with display(context) as shown, _stopping(context, stop):
+    with display(context) as shown, _stopping(context, stop, received):
         session = Session(
             desired,
             engine,
@@ -123,14 +133,21 @@ def _converge(context: Context, engine: EmbeddedEngine, desired: Desired, wanted
 
 
 @contextmanager
-def _stopping(context: Context, stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM lets what runs end and begins nothing new; the second ends the program."""
+def _stopping(context: Context, stop: threading.Event, received: list[int]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets what runs end and begins nothing new; the second ends the program.
+
+    At once, as a kill would: waiting for the threads is just what the second signal is there to cut short, and what
+    is on disk is made for it.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the interpreter's signature
-        if stop.is_set():
-            raise KeyboardInterrupt
-        context.note("stopping: waiting for what runs; the next apply goes on from there (again to stop at once)")
+        if received:
+            if context.stderr.isatty():
+                os.write(2, _SHOW_CURSOR)
+            os._exit(128 + number)
+        received.append(number)
         stop.set()
+        os.write(2, b"stopping: waiting for what runs; the next apply goes on from there (again to stop at once)\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -140,15 +157,20 @@ def _stopping(context: Context, stop: threading.Event) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def _agreed(context: Context) -> bool:
+# The live display hides it (ECMA-48, DECTCEM).
+_SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+def _agreed(context: Context, options: argparse.Namespace, plan: Plan) -> bool:
     if not context.interactive:
         raise UsageError(
             "there is no terminal to ask on", hint="use --yes, or apply a plan saved with `plan --out FILE`"
         )
+    if options.output != "text":
+        context.stderr.write(render(context, plan, "text"))
     context.stderr.write("Apply this? Only 'yes' is a yes: ")
     context.stderr.flush()
-    answer = input()
-    return answer.strip() == "yes"
+    return sys.stdin.readline().strip() == "yes"
 
 
 def _saved_plan(paths: list[str]) -> SavedPlan | None:
@@ -180,6 +202,8 @@ def _print_report(context: Context, options: argparse.Namespace, report: Report 
         context.note(printable(f"{item.address}: {item.reason.message}" + (f" ({item.hint})" if item.hint else "")))
     generation = f", generation {report.generation}" if report.generation is not None else ""
     failed = len(report.failures)
+    if report.error is not None:
+        context.note(printable(f"error: {report.error}" + (f" ({report.error.hint})" if report.error.hint else "")))
     if report.converged:
         context.print(f"Applied: {len(report.applied)} steps{generation}.")
     elif report.interrupted:

@@ -69,6 +69,7 @@ def _run(*arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
             env=_ENVIRONMENT,
             timeout=_TIMEOUT,
             check=False,
+            process_group=0,  # Ctrl-C is the caller's to take
         )
     except FileNotFoundError as error:
         raise HostError("nft is not installed", hint="install the package nftables") from error

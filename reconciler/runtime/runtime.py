@@ -308,6 +308,7 @@ class Runtime:
                 capture_output=True,
                 timeout=self._deadline,
                 check=False,
+                process_group=0,  # Ctrl-C is ours to take: what runs is finished
             )
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(f"{self._runc} {arguments[0]} did not end within {self._deadline:g} s") from None

@@ -150,6 +150,7 @@ def fill(root: Path, table: VolumeTable, row: VolumeRow, rootfs: Path, target: s
             capture_output=True,
             text=True,
             check=False,
+            process_group=0,  # Ctrl-C is ours to take: what runs is finished
         )
     finally:
         os.close(handle)
