@@ -52,7 +52,12 @@ def run(context: Context, options: argparse.Namespace) -> int:
         with engine.turn(context.lock_timeout):
             run_directory = engine.run_directory
         converger = EngineConverger(
-            engine, PlanOptions(max_deletes=options.max_deletes), stop, progress, _nothing, context.lock_timeout or 10.0
+            engine,
+            PlanOptions(max_deletes=options.max_deletes),
+            stop,
+            progress,
+            _nothing,
+            10.0 if context.lock_timeout is None else context.lock_timeout,
         )
         with Board(run_directory) as board:
             loop = Loop(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -10,7 +11,7 @@ from reconciler import log
 from reconciler.cli.context import Context, from_process
 from reconciler.cli.escape import printable
 from reconciler.cli.parser import build_parser
-from reconciler.errors import ReconcilerError, UsageError
+from reconciler.errors import HostError, ReconcilerError, UsageError
 
 SIGINT_CODE = 130
 SIGTERM_CODE = 143
@@ -45,14 +46,21 @@ def main(arguments: list[str]) -> int:
         return SIGTERM_CODE
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does. Python would complain again at exit.
-        sys.stdout = None
-        return SIGINT_CODE + signal.SIGPIPE - signal.SIGINT
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _complain(HostError(f"{error.filename or 'the system'}: {error.strerror or error}", hint=_hint(error)))
+        return HostError.exit_code
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the interpreter's signature
     raise Terminated
+
+
+def _hint(error: OSError) -> str:
+    return "run as root" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
 
 
 def _complain(error: ReconcilerError) -> None:

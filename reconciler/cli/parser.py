@@ -15,7 +15,13 @@ Command = Callable[[Context, argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a usage error is ours: it exits 64, never 2, which means "changes" for a plan."""
+    """argparse, but a usage error is ours: it exits 64, never 2, which means "changes" for a plan.
+
+    Options are written out: ``--delete`` must not come to mean ``--delete-volumes``.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **arguments})
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=" ".join(self.format_usage().split()))
@@ -36,7 +42,6 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="reconciler",
         description="Declarative images, tags, containers and registry mirrors for one host.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"reconciler {__version__}")
     parser.add_argument("--root", metavar="DIR", help=f"all state (RECONCILER_ROOT; default {DEFAULT_ROOT})")

@@ -26,6 +26,8 @@ def read_host_settings(root: Path) -> HostSettings:
         text = path.read_text()
     except FileNotFoundError:
         return HostSettings()
+    except UnicodeDecodeError:
+        raise InvalidError(f"{path} is not UTF-8 text", hint="mend the file") from None
     import yaml
 
     try:
