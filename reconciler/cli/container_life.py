@@ -20,7 +20,7 @@ def stop(context: Context, options: argparse.Namespace) -> int:
             context.print(row.shown)
             if row.address is not None:
                 context.note(
-                    f"{row.shown} belongs to stack {_stack(row)}: the next apply or the daemon starts it again"
+                    f"{row.shown} belongs to stack {row.address.stack}: the next apply or the daemon starts it again"
                     " (write `state: stopped` in its spec to keep it stopped)"
                 )
     return 0
@@ -59,7 +59,7 @@ def remove(context: Context, options: argparse.Namespace) -> int:
             context.print(row.shown)
             if row.address is not None:
                 context.note(
-                    f"{row.shown} belongs to stack {_stack(row)}: the next apply or the daemon makes it again"
+                    f"{row.shown} belongs to stack {row.address.stack}: the next apply or the daemon makes it again"
                     " (delete it from the specs to be rid of it)"
                 )
     return 0
@@ -69,8 +69,3 @@ def _found(state: State, names: list[str]) -> list[ContainerRow]:
     """Each container once; all names must be right before anything is done."""
     rows = state.containers.all()
     return list({row.id: row for row in (find_container(rows, name) for name in names)}.values())
-
-
-def _stack(row: ContainerRow) -> str:
-    assert row.address is not None
-    return row.address.name.partition("/")[0]

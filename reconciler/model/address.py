@@ -11,6 +11,7 @@ Kind = Literal[
     "registry", "mirror", "network", "volume", "image", "tag", "container", "retention", "secret", "config", "stack"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_IN_STACKS = frozenset({"network", "volume", "image", "container"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,15 @@ class Address:
         raise InvalidError(f"malformed address {text[:200]!a}", hint=f"write KIND/NAME; kinds are {', '.join(KINDS)}")
 
     @property
+    def stack(self) -> str:
+        """The stack in its name, for kinds that have one there: ``shop`` of ``container/shop/web``; else empty."""
+        stack, slash, _ = self.name.partition("/")
+        return stack if slash and self.kind in _IN_STACKS else ""
+
+    @property
     def short(self) -> str:
         """The name without its stack, for kinds that have one: ``web`` of ``container/shop/web``."""
-        return self.name.partition("/")[2] if self.kind in ("network", "volume", "image", "container") else self.name
+        return self.name.partition("/")[2] if self.kind in _IN_STACKS else self.name
 
     def __lt__(self, other: Address) -> bool:
         return (KINDS.index(self.kind), self.name) < (KINDS.index(other.kind), other.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -20,16 +20,18 @@ from reconciler.engine.embedded.state import State, WriterState, open_reader, op
 from reconciler.engine.embedded.tags import remote_tags
 from reconciler.engine.embedded.waiting import wait_for_exit
 from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
+from reconciler.linux.durable import host_error
 from reconciler.linux.lock import DirectoryLock
+from reconciler.model.address import Address
 from reconciler.model.capabilities import Capabilities
-from reconciler.model.observed import Interest, ObservedFact
+from reconciler.model.observed import Interest
 from reconciler.oci.digest import Digest
 from reconciler.store.identity import note_place, prepare_root
 
 if TYPE_CHECKING:
     from reconciler.model.action import Action
-    from reconciler.model.address import Address
     from reconciler.model.desired import Resolution
+    from reconciler.model.facts import RemoteTag
     from reconciler.model.observed import Observed
     from reconciler.model.resources import Pull
     from reconciler.registry.client import RegistryClient
@@ -97,17 +99,18 @@ class EmbeddedEngine:
     def observe(self, interest: Interest, hosts: HostFacts = HostFacts()) -> Observed:  # noqa: B008  frozen
         view = self.view()
         self._facts = hosts
-        asked: Callable[[frozenset[Address]], Mapping[Address, object]] = lambda tags: (  # noqa: E731
-            remote_tags(self.client(hosts), tags) if tags else {}
-        )
-        return view.observer.observe(
-            interest,
-            asked,  # type: ignore[arg-type]
-            may_set_sysctls=view.host.may_set_sysctls,
-        )
+
+        def ask(tags: frozenset[Address]) -> Mapping[Address, RemoteTag]:
+            return remote_tags(self.client(hosts), tags) if tags else {}
+
+        return view.observer.observe(interest, ask, may_set_sysctls=view.host.may_set_sysctls)
 
     def perform(self, action: Action, progress: Progress) -> Outcome:
-        return Performer(self.writer(), partial(self.client, self._facts)).perform(action, progress)
+        try:
+            return Performer(self.writer(), partial(self.client, self._facts)).perform(action, progress)
+        except OSError as error:
+            # What goes to disk with care raises our own errors; this is the rest, such as a full disk under /run.
+            raise host_error(error, action.verb, Path(error.filename or self.root)) from error
 
     @contextmanager
     def turn(self, timeout: float | None) -> Iterator[None]:
@@ -141,13 +144,12 @@ class EmbeddedEngine:
 
     def stacks(self) -> frozenset[str]:
         """Every stack that this root holds something of."""
-        view = self.view()
-        observed = view.observer.observe(Interest(), lambda _tags: {}, may_set_sysctls=True)
-        found = {address.name.partition("/")[0] for address in observed.resources if "/" in address.name}
-        for seen in observed.resources.values():
-            if isinstance(seen, ObservedFact):
-                found |= seen.stacks
-        return frozenset(found)
+        state = self.view().state
+        addresses = [*state.networks.all(), *state.entries.all()]
+        addresses += [Address.parse(row.owner) for row in state.volumes.all().values() if row.owner]
+        addresses += [row.address for row in state.containers.all() if row.address is not None]
+        found = {address.stack for address in addresses} | {row.stack for row in state.tags.all().values()}
+        return frozenset(found.union(*(fact.stacks for fact in state.facts.all().values()))) - {""}
 
     @property
     def run_directory(self) -> Path:

@@ -181,7 +181,7 @@ class Observer:
 
 
 def _within(address: Address, stacks: frozenset[str] | None) -> bool:
-    return stacks is None or address.name.partition("/")[0] in stacks
+    return stacks is None or address.stack in stacks
 
 
 def _forwarding(allowed: bool) -> Literal["on", "off", "leave"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,7 @@ class Performer:
         record, fetched = self._machinery.images.pull(
             self._client(), action.pull.reference, action.pin.digest, action.pin.index, report
         )
-        stack = _stack(action.address)
+        stack = action.address.stack
         reference = str(action.pull.reference)
         with self._state.database.transaction():
             known = self._state.names.lookup(reference)
@@ -145,7 +146,7 @@ class Performer:
         same = known is not None and known.digest == record.digest and self._state.entries.all().get(address) == entry
         if not same:
             with self._state.database.transaction():
-                self._state.names.set(Name(str(address), record.digest, _stack(address), "entry"))
+                self._state.names.set(Name(str(address), record.digest, address.stack, "entry"))
                 self._state.entries.set(address, entry.form, entry.commit)
         return Outcome(not same, record.digest)
 
@@ -157,12 +158,12 @@ class Performer:
             removed = self._state.names.remove(str(address))
             pulled = _pulled(entry)
             name = self._state.names.lookup(pulled) if pulled else None
-            if name is not None and name.stack == _stack(address):
+            if name is not None and name.stack == address.stack:
                 heir = next((other for other, row in entries.items() if _pulled(row) == pulled), None)
                 if heir is None:
                     self._state.names.remove(name.name)
                 else:
-                    self._state.names.set(Name(name.name, name.digest, _stack(heir), "tag"))
+                    self._state.names.set(Name(name.name, name.digest, heir.stack, "tag"))
         return Outcome(removed)
 
     def _digest(self, image: Address, digest: Digest | None) -> Digest:
@@ -211,10 +212,8 @@ class Performer:
 
     def _start(self, action: act.StartContainer) -> Outcome:
         containers = self._machinery.containers
-        if action.container_id:
-            row = self._state.containers.get(action.container_id)
-        else:
-            row = self._state.containers.at(action.address)[-1]
+        wanted = action.container_id
+        row = self._state.containers.get(wanted) if wanted else self._newest(action.address)
         if containers.state_of(row).status == "paused":
             return Outcome(containers.resume(row))
         if containers.state_of(row).running:
@@ -223,6 +222,12 @@ class Performer:
             self._state.containers.take_name(row.id, action.address.name)
         containers.start(row)
         return Outcome()
+
+    def _newest(self, address: Address) -> ContainerRow:
+        rows = self._state.containers.at(address)
+        if not rows:
+            raise NotFoundError(f"{address} is not there", hint="apply again: it will be made anew")
+        return rows[-1]
 
     def _remove(self, action: act.RemoveContainer) -> Outcome:
         row = self._find(action.container_id)
@@ -245,7 +250,10 @@ class Performer:
 
 
 def opener(content: FileContent) -> Callable[[], BinaryIO]:
-    """Opens an archive of the specs, refusing one whose size changed since it was read for the plan."""
+    """Opens an archive of the specs, refusing one that changed since it was read for the plan.
+
+    An image is known by its archive's content, so other content under the same name would be a lie for good.
+    """
 
     def open_file() -> BinaryIO:
         path = Path(content.path)
@@ -253,9 +261,10 @@ def opener(content: FileContent) -> Callable[[], BinaryIO]:
             file = path.open("rb")
         except OSError as error:
             raise HostError(f"cannot read {path}: {error.strerror}", hint="put the file back") from None
-        if path.stat().st_size != content.size:
+        if path.stat().st_size != content.size or hashlib.file_digest(file, "sha256").hexdigest() != content.sha256:
             file.close()
             raise ConflictError(f"{path} changed since it was planned", hint="plan again")
+        file.seek(0)
         return cast("BinaryIO", file)
 
     return open_file
@@ -263,10 +272,6 @@ def opener(content: FileContent) -> Callable[[], BinaryIO]:
 
 def _report(progress: Progress, address: Address, item: str, state: str, done: int, total: int | None) -> None:
     progress(ProgressEvent(address, item, state, done, total))
-
-
-def _stack(address: Address) -> str:
-    return address.name.partition("/")[0]
 
 
 def _pulled(entry: EntryRow | None) -> str | None:
