@@ -22,6 +22,7 @@ _log = Logger("daemon")
 _CHANGES = frozenset({"created", "deleted", "modified", "moved", "closed"})
 _WAIT_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
+_REPEAT_SECONDS = 0.2
 
 
 class SpecWatch:
@@ -113,6 +114,8 @@ class ContainerWatch:
             try:
                 if self._engine.wait(_WAIT_SECONDS):
                     self._wakeups.post("containers")
+                    # An end that nobody can record yet, as while another writer is at work, is told at once each time.
+                    self._stop.wait(_REPEAT_SECONDS)
             except ReconcilerError as error:
                 _log.warning("watch-failed", error=str(error), hint=error.hint)
                 self._stop.wait(_PAUSE_SECONDS)
