@@ -17,6 +17,7 @@ from reconciler.errors import ConflictError, HostError
 from reconciler.linux import namespaces
 from reconciler.network import names, sysctl
 from reconciler.network.addresses import mac_of
+from reconciler.network.interfaces import find_interface
 from reconciler.network.rtnetlink import LOOPBACK, Link, Rtnetlink
 from reconciler.network.spec import BridgeSpec, EndpointSpec
 
@@ -65,13 +66,11 @@ class Links:
 
     def bridge_drift(self, spec: BridgeSpec) -> tuple[str, ...]:
         """How the bridge differs from its spec, one short sentence each; empty when it is right. Writes nothing."""
-        with Rtnetlink() as kernel:
-            link = kernel.find_link(spec.bridge)
-            if link is None:
-                return (f"the bridge {spec.bridge} is gone",)
-            addresses = kernel.addresses(link.index)
-        drift = [] if link.up else [f"the bridge {spec.bridge} is down"]
-        if addresses != [_gateway(spec)]:
+        bridge = find_interface(spec.bridge)
+        if bridge is None:
+            return (f"the bridge {spec.bridge} is gone",)
+        drift = [] if bridge.up else [f"the bridge {spec.bridge} is down"]
+        if bridge.addresses != (_gateway(spec),):
             drift.append(f"the address of the bridge {spec.bridge} is not {_gateway(spec)}")
         if not sysctl.routes_localnet(spec.bridge):
             drift.append(f"route_localnet of the bridge {spec.bridge} is off")

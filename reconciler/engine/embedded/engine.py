@@ -94,7 +94,7 @@ class EmbeddedEngine:
         if not pulls:
             return {}
         view = self.view()
-        return resolve_all(pulls, view.state, self.client(hosts), view.manifests)
+        return resolve_all(pulls, view.state, partial(self.client, hosts), view.manifests)
 
     def observe(self, interest: Interest, hosts: HostFacts = HostFacts()) -> Observed:  # noqa: B008  frozen
         view = self.view()

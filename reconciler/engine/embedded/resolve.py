@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -45,9 +45,12 @@ class ManifestSource:
 
 
 def resolve_all(
-    pulls: Mapping[Address, Pull], state: State, client: RegistryClient, manifests: ManifestSource
+    pulls: Mapping[Address, Pull], state: State, client: Callable[[], RegistryClient], manifests: ManifestSource
 ) -> dict[Address, Resolution]:
-    """One result for each pull. References that mean the same are asked for once."""
+    """One result for each pull. References that mean the same are asked for once.
+
+    ``client`` makes or finds the registry client; it is asked only when a registry has to be.
+    """
     questions = dict.fromkeys(pulls.values())
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="resolve") as pool:
         answers = dict(
@@ -56,14 +59,14 @@ def resolve_all(
     return {address: answers[pull] for address, pull in pulls.items()}
 
 
-def _resolve(pull: Pull, state: State, client: RegistryClient, manifests: ManifestSource) -> Resolution:
+def _resolve(pull: Pull, state: State, client: Callable[[], RegistryClient], manifests: ManifestSource) -> Resolution:
     stored = _stored(pull, state)
     if stored is not None and pull.policy in ("missing", "never"):
         return stored
     if pull.policy == "never":
         return Absent(f"{pull.reference.familiar} is not on this host, and pull_policy is never")
     try:
-        return _ask(pull, client, manifests)
+        return _ask(pull, client(), manifests)
     except NotFoundError as error:
         return Absent(str(error))
     except InvalidError as error:

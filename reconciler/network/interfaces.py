@@ -1,0 +1,62 @@
+"""What a listing asks of interfaces, by the requests of netdevice(7).
+
+They answer at once, where rtnetlink costs a reader the import of pyroute2. Interfaces are those of the network
+namespace of the thread that asks.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+
+_SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFNETMASK = 0x8912, 0x8913, 0x891B
+_UP = 1
+_NAME = 16
+_ENTRY = struct.calcsize("@16sHH4s16x")
+_MOST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Whether it is up, and its IPv4 addresses, each with the prefix of the first."""
+
+    up: bool
+    addresses: tuple[IPv4Interface, ...]
+
+
+def find_interface(name: str) -> Interface | None:
+    """The interface of that name, or None. Raises ``OSError``."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kernel:
+        try:
+            flags = struct.unpack_from("@H", _ask(kernel, _SIOCGIFFLAGS, name), _NAME)[0]
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        addresses = _addresses(kernel, name)
+        if not addresses:
+            return Interface(bool(flags & _UP), ())
+        mask = socket.inet_ntoa(_ask(kernel, _SIOCGIFNETMASK, name)[_NAME + 4 : _NAME + 8])
+    return Interface(bool(flags & _UP), tuple(IPv4Interface(f"{address}/{mask}") for address in addresses))
+
+
+def _ask(kernel: socket.socket, request: int, name: str) -> bytes:
+    return fcntl.ioctl(kernel, request, struct.pack("@40s", name.encode()))
+
+
+def _addresses(kernel: socket.socket, name: str) -> list[str]:
+    buffer = array.array("B", bytes(_MOST * _ENTRY))
+    address, size = buffer.buffer_info()
+    answer = fcntl.ioctl(kernel, _SIOCGIFCONF, struct.pack("@iP", size, address))
+    used = struct.unpack_from("@i", answer)[0]
+    found = []
+    for at in range(0, used, _ENTRY):
+        label, _family, _port, packed = struct.unpack_from("@16sHH4s16x", buffer, at)
+        if label.partition(b"\0")[0].decode() == name:
+            found.append(socket.inet_ntoa(packed))
+    return found
