@@ -143,9 +143,14 @@ class Host:
         found = self.containers().get(name)
         return found is not None and found["status"] == "running"
 
+    def ended(self, name: str) -> dict[str, Any]:
+        """A declared container once it has ended: an apply does not wait for a job that nothing depends on."""
+        self.until(lambda: self.container(name)["status"] == "exited")
+        return self.container(name)
+
     def output(self, name: str) -> str:
-        """What a declared container printed."""
-        log = self.root / "containers" / self.container(name)["id"] / "log"
+        """What a declared container printed until it ended."""
+        log = self.root / "containers" / self.ended(name)["id"] / "log"
         return b"".join(line.output for line in read_log(log)).decode()
 
     def pid(self, name: str) -> int:

@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,19 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _CREATED = "2024-01-01T00:00:00Z"
 
 
-def busybox_archive(files: Mapping[str, str] | None = None) -> bytes:
-    """A gzipped root filesystem with the host's static busybox, a symlink for each applet, and ``files``."""
+def busybox_archive(files: Mapping[str, str] | None = None, *, executable: Collection[str] = ()) -> bytes:
+    """A gzipped root filesystem with the host's static busybox, a symlink for each applet, and ``files``.
+
+    The text of ``files`` is written as Latin-1, so that it can be any bytes; those in ``executable`` can be run.
+    """
     busybox = Path("/bin/busybox")
     applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     entries = [_directory(name) for name in ("bin", "etc", "root", "tmp", "var")]
     entries.append(_file("bin/busybox", busybox.read_bytes(), 0o755))
     entries += [_symlink(f"bin/{name}", "busybox") for name in sorted(applets) if name != "busybox"]
     accounts = {"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "etc/group": "root:x:0:\n"}
-    entries += [_file(name, text.encode(), 0o644) for name, text in {**accounts, **(files or {})}.items()]
+    for name, text in {**accounts, **(files or {})}.items():
+        entries.append(_file(name, text.encode("latin-1"), 0o755 if name in executable else 0o644))
     return archive(entries)
 
 

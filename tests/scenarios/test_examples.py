@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -58,6 +60,16 @@ class Checkout:
         command = [str(self.place / ".venv/bin/reconciler"), "--root", str(self.root), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
+    def start_daemon(self, specs: str) -> subprocess.Popen[bytes]:
+        command = [str(self.place / ".venv/bin/reconciler"), "--root", str(self.root), "daemon", specs]
+        daemon = subprocess.Popen(command, cwd=self.place, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while json.loads(self.reconciler("status", "-o", "json"))["daemon"] is None:
+            assert daemon.poll() is None
+            assert time.monotonic() < deadline, "the daemon does not show in status"
+            time.sleep(0.1)
+        return daemon
+
     def traces(self, *roots: str) -> list[str]:
         """What the machine has of these roots and of the registry, as ``tests/traces`` lists it."""
         marks = [mark for root in roots for mark in (root, names.root_prefix(root), names.table(root))]
@@ -93,8 +105,14 @@ def test_the_quickstart_converges_runs_twice_and_leaves_nothing(tmp_path: Path) 
         second = checkout.quickstart()
         assert second.count("No changes.") == 4
         assert int((state / "registry.pid").read_text()) == registry
+
+        # What a newcomer may have started since has to go, too.
+        port = (state / "port").read_text().strip()
+        checkout.reconciler("container", "run", "-d", "--network", "none", f"127.0.0.1:{port}/base", "sleep", "1000")
+        daemon = checkout.start_daemon(specs)
     finally:
         checkout.quickstart("--clean")
+    assert daemon.wait(10) == 143
     assert not state.exists()
     assert not checkout.root.exists()
     assert not _runs(registry)

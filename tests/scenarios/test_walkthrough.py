@@ -110,15 +110,14 @@ def test_walkthrough(make_host: Callable[[str], Host], debian_registry: Registry
     applied = result.json
     assert applied["converged"] and applied["generation"] == 1
     assert one.output("hello/reader") == "hello docker\n"
-    assert {name: item["exit_code"] for name, item in one.containers().items()} == {
-        "hello/writer": 0,
-        "hello/reader": 0,
-    }
+    assert [one.ended(name)["exit_code"] for name in ("hello/writer", "hello/reader")] == [0, 0]
     _is_in_order(result.err)
     assert set(gets.since().values()) == {1}
     assert mirror.log.read_text().count("/blobs/") >= 2  # the bytes came over the mirror that works
     assert one.is_converged()
 
+    shown = one.run("image", "history", "hello/message", "-o", "json").json
+    assert len(shown) == len(one.run("image", "history", "hello/base", "-o", "json").json) + 1
     base, made = (_history(debian_registry, name) for name in ("debian:base", "jbgo/message:v0.0.1"))
     assert made[:-1] == base
     assert (made[-1]["author"], made[-1]["comment"]) == ("Jordan Bach", "saved my message")
