@@ -123,6 +123,11 @@ class ImageTable:
         """All images, by digest. One query."""
         return tuple(_image(row) for row in self._database.query("SELECT * FROM images ORDER BY digest"))
 
+    def of_index(self, index: Digest) -> tuple[ImageRecord, ...]:
+        """The images that were chosen from ``index``, one for each platform that was asked for; by digest."""
+        rows = self._database.query("SELECT * FROM images WHERE index_digest = ? ORDER BY digest", (index,))
+        return tuple(_image(row) for row in rows)
+
     def by_prefix(self, prefix: str) -> tuple[ImageRecord, ...]:
         """The images whose digest begins with ``prefix``: hexadecimal digits, perhaps after ``sha256:``.
 

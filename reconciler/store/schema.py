@@ -34,6 +34,7 @@ STORE = Schema(
             stack TEXT NOT NULL,
             kind TEXT NOT NULL CHECK (kind IN ('tag', 'entry'))
         ) WITHOUT ROWID;
+        CREATE INDEX images_by_index ON images (index_digest);
         CREATE INDEX names_by_digest ON names (digest);
         CREATE INDEX names_by_stack ON names (stack);
 

@@ -62,7 +62,7 @@ def _by_digest(state: State, wanted: str) -> ImageRecord | None:
     if reference is None or reference.digest is None:
         return None
     found = state.images.get(reference.digest)
-    return found or next((image for image in state.images.list() if image.index_digest == reference.digest), None)
+    return found or next(iter(state.images.of_index(reference.digest)), None)
 
 
 def _by_id(state: State, wanted: str) -> ImageRecord | None:

@@ -81,19 +81,30 @@ def _resolve(pull: Pull, state: State, client: Callable[[], RegistryClient], man
 
 
 def _stored(pull: Pull, state: State) -> Pin | None:
-    """What the reference means on this host: the image it was last pulled as, if that is there and fits."""
+    """What the reference means on this host: the image it was last pulled as, if that is there and fits.
+
+    A name points at one image at a time, but entries may want several platforms of one index: any that was chosen
+    from the same index will do.
+    """
     digest = pull.reference.digest
     if digest is None:
         name = state.names.lookup(str(pull.reference))
         digest = name.digest if name else None
-    record = state.images.get(digest) if digest else None
-    if record is None and digest is not None:
-        record = next((image for image in state.images.list() if image.index_digest == digest), None)
-    if record is None or (pull.platform is not None and not pull.platform.runs(record.platform)):
+    if digest is None:
         return None
-    if not all(state.layers.has(chain) for chain in record.chain_ids):
-        return None
-    return Pin(record.digest, record.index_digest, answered_by="store")
+    record = state.images.get(digest)
+    if record is not None and (pull.reference.digest is not None or record.index_digest is None):
+        candidates = [record]  # the one image that the reference can mean, for whatever platform it is
+        wanted = pull.platform
+    else:
+        index = record.index_digest if record is not None else digest
+        candidates = list(state.images.of_index(index)) if index is not None else []
+        wanted = pull.platform or Platform.host()
+    for image in candidates:
+        fits = wanted is None or wanted.runs(image.platform)
+        if fits and all(state.layers.has(chain) for chain in image.chain_ids):
+            return Pin(image.digest, image.index_digest, answered_by="store")
+    return None
 
 
 def _ask(pull: Pull, client: RegistryClient, manifests: ManifestSource) -> Pin:
