@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import REMAINDER
 from typing import Any
 
-from reconciler.cli.parser import Parser, command
+from reconciler.cli.command import Parser, command
 
 
 def add(commands: Any) -> None:

@@ -1,40 +1,13 @@
-"""The argument grammar. Each command's module is imported only when it runs."""
+"""The argument grammar of ``reconciler``."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from reconciler import __version__
-from reconciler.cli.context import DEFAULT_ROOT, Context
-from reconciler.errors import UsageError
-
-Command = Callable[[Context, argparse.Namespace], int]
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a usage error is ours: it exits 64, never 2, which means "changes" for a plan.
-
-    Options are written out: ``--delete`` must not come to mean ``--delete-volumes``.
-    """
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **arguments})
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}", hint=" ".join(self.format_usage().split()))
-
-
-def command(module: str, function: str = "run") -> Command:
-    """A command that imports ``reconciler.cli.<module>`` when it is called."""
-
-    def call(context: Context, options: argparse.Namespace) -> int:
-        target: Command = getattr(importlib.import_module(f"reconciler.cli.{module}"), function)
-        return target(context, options)
-
-    return call
+from reconciler.cli import container_arguments, image_arguments
+from reconciler.cli.command import Parser, command
+from reconciler.cli.context import DEFAULT_ROOT
 
 
 def build_parser() -> Parser:
@@ -54,8 +27,6 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _spec_commands(commands)
     _host_commands(commands)
-    from reconciler.cli import container_arguments, image_arguments
-
     image_arguments.add(commands)
     container_arguments.add(commands)
     return parser
