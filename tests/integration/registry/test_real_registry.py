@@ -167,9 +167,11 @@ def test_a_dead_mirror_and_a_living_one(server, tmp_path):
     notes: list[str] = []
     with client(server) as registry:
         registry.push(reference, blobs, [manifest])
-    with nginx_in_front_of(server, tmp_path / "nginx") as mirror:
-        with client(server, dead, mirror, note=notes.append) as registry:
-            assert pull(registry, reference) == [CONFIG, *LAYERS]
+    with (
+        nginx_in_front_of(server, tmp_path / "nginx") as mirror,
+        client(server, dead, mirror, note=notes.append) as registry,
+    ):
+        assert pull(registry, reference) == [CONFIG, *LAYERS]
     # nginx logs a request after it has answered: the log is whole once nginx has ended.
     access = (tmp_path / "nginx" / "access.log").read_text()
     assert len(notes) == 1, "the dead mirror is noticed once, then avoided"
