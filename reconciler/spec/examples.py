@@ -1,4 +1,4 @@
-"""One example per section of the language, shown on the reference page and validated by a test."""
+"""One example per section of the language, and prose about some: the reference page shows them, tests load them."""
 
 from __future__ import annotations
 
@@ -60,15 +60,29 @@ containers:
     restart: "no"
   web:
     image: nginx:1.27
-    environment: {LOG: info}
-    ports: ["127.0.0.1:8080:80"]
-    volumes: ["data:/var/lib/app", "./conf:/etc/app:ro"]
+    entrypoint: [/docker-entrypoint.sh]
+    command: nginx -g 'daemon off;'
+    environment: {LOG: info, WORKERS: 4, VERBOSE: "true"}
+    env_file: [{path: ./local.env, required: false}]
+    user: "101:101"
+    working_dir: /srv
+    ports: ["127.0.0.1:8080:80", "9000-9001:9000-9001/udp", {target: 443, published: 8443}]
+    volumes:
+      - data:/var/lib/app                 # a volume
+      - ./conf:/etc/app:ro                # a path beside the spec file
+      - {type: tmpfs, target: /tmp}
     networks: [front]
     secrets: [db_password]
     configs: [{source: motd, target: /etc/motd}]
     depends_on: {writer: {condition: service_completed_successfully}}
+    restart: always
+    init: true
+    labels: {team: shop}
     mem_limit: 512m
+    stop_signal: SIGQUIT
     stop_grace_period: 30s
+    pull_policy: newer
+    state: running
 """,
     "retention": """\
 retention:
@@ -82,5 +96,54 @@ services:
     image: nginx:1.27
     ports: ["8080:80"]
     restart: on-failure:3
+""",
+}
+
+NOTES = {
+    "hosts": """\
+Labels that a host must have, all of them; other hosts skip this file. Left out: every host. A host's labels come from
+`--label NAME=VALUE` and the file `host.yaml` in its root.
+""",
+    "tags": """\
+Tags, by reference, each on an entry of `images` or on another reference. A tag stays on this host unless it is pushed.
+Leaving the specs takes a tag from the host, never from a registry.
+""",
+    "registries": """\
+How to reach registries, by host: `HOST` or `HOST:PORT`. A registry that is not listed is reached over HTTPS with the
+credentials of `reconciler login`, docker or podman, if there are any. These are facts of the host: two stacks may both
+state them only when they agree.
+""",
+    "mirrors": """\
+Mirrors of a registry, by its host; `*` is every registry not named. Bytes come from the mirrors in order and then from
+the origin. What a tag points at is for the origin to say while it answers, unless `resolve` says otherwise. Facts of
+the host, as registries are; a mirror's own credentials stand under `registries` for its host.
+""",
+    "images": """\
+Images that the host should have, each from one source: pulled, imported from a root filesystem, loaded from an archive,
+or committed from a container. Containers and tags use them by name. An image that a container names by reference alone
+needs no entry.
+""",
+    "networks": """\
+Bridge networks of the stack. A container that names none joins the stack's network `default`, which needs no entry.
+""",
+    "volumes": """\
+Volumes of the stack: data that outlives containers, and is kept when the entry leaves the specs.
+""",
+    "secrets": """\
+Secrets that containers may use, as files. Their values are never printed, and never part of a plan.
+""",
+    "configs": """\
+Small files that containers may use. A change of the content replaces the containers that use it.
+""",
+    "containers": """\
+Containers, by name. With `restart` left out, `always` or `unless-stopped`, a container is a service and kept running.
+With `restart: "no"` or `on-failure` it is a job: it runs once for each spec and image, and is done when it exits 0.
+Taking an entry out removes the container.
+""",
+    "services": """\
+A file without `apiVersion` that has `services` is a compose file; its services become containers of the same names,
+with the fields of [Container](#container). What cannot be honoured is an error that names the field. The stack is
+`name`, else the directory's name; two directories of one name need a `name` in at least one of them. Files are not
+merged field by field: an override file that declares a service again is an error.
 """,
 }

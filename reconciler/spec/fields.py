@@ -244,32 +244,37 @@ Text = Annotated[str, PlainValidator(text), WithJsonSchema(_TEXT_SCHEMA)]
 SecretText = Annotated[str, PlainValidator(secret_text), WithJsonSchema(_TEXT_SCHEMA)]
 Bool = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "boolean"})]
 Word = BeforeValidator(loosened)
-Name = Annotated[str, parsed(name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
-Path = Annotated[str, parsed(_path), WithJsonSchema({"type": "string", "minLength": 1})]
-ContainerPath = Annotated[str, parsed(_container_path), WithJsonSchema({"type": "string", "pattern": "^/"})]
+Name = Annotated[
+    str, parsed(name), WithJsonSchema({"x-kind": "name", "type": "string", "pattern": f"^{_NAME.pattern}$"})
+]
+Path = Annotated[str, parsed(_path), WithJsonSchema({"x-kind": "path", "type": "string", "minLength": 1})]
+ContainerPath = Annotated[
+    str, parsed(_container_path), WithJsonSchema({"x-kind": "absolute path", "type": "string", "pattern": "^/"})
+]
 Signal = Annotated[str, parsed(_signal), WithJsonSchema({"type": ["string", "integer"]})]
-Size = Annotated[int, parsed(units.parse_size), WithJsonSchema({"type": ["string", "integer"]})]
-Duration = Annotated[float, parsed(units.parse_duration), WithJsonSchema({"type": "string"})]
-Mode = Annotated[int, parsed(units.parse_mode), WithJsonSchema({"type": ["string", "integer"]})]
+Size = Annotated[int, parsed(units.parse_size), WithJsonSchema({"x-kind": "size", "type": ["string", "integer"]})]
+Duration = Annotated[float, parsed(units.parse_duration), WithJsonSchema({"x-kind": "duration", "type": "string"})]
+Mode = Annotated[int, parsed(units.parse_mode), WithJsonSchema({"x-kind": "mode", "type": ["string", "integer"]})]
 PlatformName = Annotated[Platform, parsed(Platform.parse), WithJsonSchema({"type": "string"})]
 Id = Annotated[int, *integer(0, 2**32 - 2)]
 TextList = Annotated[
     tuple[Text, ...],
     BeforeValidator(_as_list),
-    WithJsonSchema({"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA}]}),
+    WithJsonSchema({"x-kind": "texts", "anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA}]}),
 ]
 Command = Annotated[
     tuple[Text, ...],
     BeforeValidator(_split_command),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_SCHEMA}]}),
+    WithJsonSchema({"x-kind": "command", "anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_SCHEMA}]}),
 ]
 _VariableName = Annotated[str, parsed(_variable_name), WithJsonSchema({"type": "string"})]
 _LabelName = Annotated[str, parsed(_label_name), WithJsonSchema({"type": "string"})]
 _PAIRS_SCHEMA = {
+    "x-kind": "pairs",
     "anyOf": [
         {"type": "object", "additionalProperties": _TEXT_SCHEMA},
         {"type": "array", "items": {"type": "string"}},
-    ]
+    ],
 }
 Environment = Annotated[
     dict[_VariableName, SecretText], BeforeValidator(_variables_before), WithJsonSchema(_PAIRS_SCHEMA)

@@ -32,7 +32,7 @@ from reconciler.spec.fields import (
     parsed,
 )
 from reconciler.spec.mapping import Model, later
-from reconciler.spec.schema_container import Container
+from reconciler.spec.schema_container import POLICIES, Container
 
 
 def mirror_host(value: str) -> str:
@@ -73,7 +73,9 @@ def _subnet(value: str) -> IPv4Network:
 RegistryHost = Annotated[str, checked(parse_registry), WithJsonSchema({"type": "string"})]
 MirrorHost = Annotated[str, checked(mirror_host), WithJsonSchema({"type": "string"})]
 MirrorUrl = Annotated[str, parsed(_mirror_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-ReferenceField = Annotated[Reference, parsed(Reference.parse), WithJsonSchema({"type": "string"})]
+ReferenceField = Annotated[
+    Reference, parsed(Reference.parse), WithJsonSchema({"x-kind": "reference", "type": "string"})
+]
 TagName = Annotated[str, checked(_tag_reference), WithJsonSchema({"type": "string"})]
 Subnet = Annotated[IPv4Network, parsed(_subnet), WithJsonSchema({"type": "string"})]
 
@@ -169,7 +171,7 @@ class Image(Model):
     load: Load | None = Field(default=None, description="An image archive to load.")
     commit: Commit | None = Field(default=None, description="A container to commit.")
     pull_policy: Annotated[Literal["missing", "always", "newer", "never"], Word] = Field(
-        default="missing", description="When to ask the registry. Only with `pull`."
+        default="missing", description=f"{POLICIES} Only with `pull`."
     )
     platform: PlatformName | None = Field(
         default=None, description="Such as `linux/arm64`; the host's when left out. With `pull` and `import`."
@@ -278,7 +280,7 @@ class ImageRetention(Model):
     """What gc keeps of the images that nothing uses."""
 
     keep_generations: Annotated[int, *integer(0, 1_000_000)] | None = Field(
-        default=None, description="Images of this many last applies are kept."
+        default=None, description="Images of this many last applies are kept; 3 where no stack says."
     )
     unused_for: Duration | None = Field(default=None, description="An image is kept until it was unused this long.")
 

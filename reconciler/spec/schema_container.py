@@ -33,7 +33,12 @@ from reconciler.spec.fields import (
 )
 from reconciler.spec.mapping import Model, later
 
-_RANGE_SCHEMA = WithJsonSchema({"type": ["integer", "string"]})
+POLICIES = (
+    "When to ask the registry: `missing`, for what is not on disk; `always` and `newer`, at every plan; `never`, "
+    "not at all."
+)
+
+_RANGE_SCHEMA = WithJsonSchema({"x-kind": "port", "type": ["integer", "string"]})
 PortRangeField = Annotated[ports.PortRange, parsed(ports.parse_range), _RANGE_SCHEMA]
 ExposedPort = Annotated[str, checked(ports.parse_exposed), _RANGE_SCHEMA]
 AddressField = Annotated[str, parsed(ports.parse_address), WithJsonSchema({"type": "string"})]
@@ -187,7 +192,7 @@ def _one_as_list(value: Any) -> Any:
 
 
 _NAMES = (BeforeValidator(_names_as_map), Also({"type": "array", "items": {"type": "string"}, "uniqueItems": True}))
-_SHORT = Also({"type": ["string", "integer"]})
+_SHORT = Also({"x-kind": "short", "type": ["string", "integer"]})
 
 
 class LaterFields(Model):
@@ -294,7 +299,7 @@ class Container(LaterFields):
     ports: tuple[Annotated[Port, BeforeValidator(_port_before), _SHORT], ...] = Field(
         default=(), description="Published ports: `[ADDRESS:][HOST:]CONTAINER[/tcp|udp]`, ranges too, or the long form."
     )
-    expose: tuple[Annotated[ExposedPort, _SHORT], ...] = Field(
+    expose: tuple[ExposedPort, ...] = Field(
         default=(),
         description="A note of the ports it listens on; it changes nothing. Containers of one network reach each "
         "other on every port.",
@@ -330,6 +335,5 @@ class Container(LaterFields):
     )
     pull_policy: Text | None = Field(
         default=None,
-        description="When to ask the registry: `missing` (or `if_not_present`), `always`, `newer`, `never`. Only with "
-        "a direct reference, or equal to the image entry's.",
+        description=f"{POLICIES} `if_not_present` is `missing`. For a reference; an entry of `images` has its own.",
     )

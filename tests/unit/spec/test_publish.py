@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,21 @@ def test_the_schema_refuses_mistakes(validator, body):
 )
 def test_the_schema_accepts_what_the_loader_accepts(validator, body):
     validator.validate(yaml.safe_load(HEAD + body))
+
+
+def test_every_link_of_the_reference_leads_somewhere():
+    page = publish.reference()
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)$", page, re.M)
+    }
+    assert set(re.findall(r"\]\(#([^)]*)\)", page)) <= headings
+
+
+def test_every_field_is_on_the_reference_page():
+    page = publish.reference()
+    for model in (Spec, ComposeFile, ContainerModel):
+        for name, field in model.model_fields.items():
+            assert f"`{field.alias or name}`" in page
 
 
 def test_every_field_is_described():
