@@ -163,7 +163,8 @@ class _Reader:
         elif parent.key is not None:
             key, parent.key = parent.key, None
             if key.plain and key.text == "<<":
-                parent.merge = (key, node)
+                before = _sources(parent.merge[1]) if parent.merge else []
+                parent.merge = (key, Listing(node.line, node.column, [*before, *_sources(node)]))
             else:
                 _, first = collection.pairs.get(key.text, (key, node))
                 if top and isinstance(first, Mapping) and isinstance(node, Mapping):
@@ -196,10 +197,9 @@ class _Reader:
             self._anchors[opened.anchor] = node
         return node
 
-    def _merge(self, node: Mapping, key: Scalar, value: Node) -> None:
+    def _merge(self, node: Mapping, key: Scalar, value: Listing) -> None:
         """Applies ``<<``: keys that the mapping has itself win, then those of the first source that has them."""
-        sources = value.items if isinstance(value, Listing) else [value]
-        for source in sources:
+        for source in value.items:
             if not isinstance(source, Mapping):
                 self._spoilt = True  # what it should have brought is unknown
                 self._problems.add(
@@ -221,7 +221,11 @@ class _Open:
         self.node = node
         self.anchor = anchor
         self.key: Scalar | None = None
-        self.merge: tuple[Scalar, Node] | None = None
+        self.merge: tuple[Scalar, Listing] | None = None
+
+
+def _sources(value: Node) -> list[Node]:
+    return value.items if isinstance(value, Listing) else [value]
 
 
 def _events(text: str) -> Iterator[yaml.Event]:

@@ -27,6 +27,7 @@ from reconciler.spec.fields import (
     Word,
     checked,
     fail,
+    kind_of,
     loosened,
     parsed,
     text,
@@ -174,8 +175,8 @@ class Attachment(Model):
 
 def _names_as_map(value: Any) -> Any:
     """The list form of ``networks`` and ``depends_on`` as a mapping."""
-    if isinstance(value, str):
-        raise fail("expected a list or a mapping, found text", AS_LIST)
+    if isinstance(value, (str, bool)):
+        raise fail(f"expected a list or a mapping, found {kind_of(value)}", AS_LIST)
     if not isinstance(value, list):
         return value
     names = [loosened(item) for item in value]

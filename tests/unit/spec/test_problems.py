@@ -127,6 +127,13 @@ def test_a_section_given_twice_keeps_the_names_of_both(problems):
     assert "no container 'c'" in missing
 
 
+def test_a_merge_key_given_twice_keeps_what_both_bring(problems):
+    body = "x-a: &a {image: x/y}\nx-b: &b {init: true}\ncontainers: {a: {<<: *a, <<: *b, depends_on: [c]}}"
+    duplicate, missing = problems(a=body)
+    assert "duplicate key '<<'" in duplicate
+    assert "no container 'c'" in missing
+
+
 def test_several_things_wrong_in_one_mapping(problems):
     found = problems(a="containers: {a: {image: , user: , prots: x, init: 5, environment: [B, C]}}")
     assert [line.split(": ", 1)[1] for line in found] == [
