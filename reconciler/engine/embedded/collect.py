@@ -11,6 +11,7 @@ from pathlib import Path
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.port import Generation
+from reconciler.errors import NotFoundError
 from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.model.address import Address
 from reconciler.model.observed import ObservedFact
@@ -54,7 +55,7 @@ class Collection:
         """Everything that nothing needs, with why it goes and the bytes it frees. Writes nothing."""
         doomed = self._stale_containers()
         items = [
-            Item("container", row.id, f"it ended more than {self._limit()} ago", self._state.snapshots.usage(row.id))
+            Item("container", row.id, f"it ended more than {self._limit()} ago", self._usage(row))
             for row in doomed
         ]
         items += _items(self._collector.plan(self._roots({row.id for row in doomed})))
@@ -112,6 +113,12 @@ class Collection:
             for row in self._state.containers.all()
             if row.address is None and row.finished_at is not None and now - row.finished_at > limit
         ]
+
+    def _usage(self, row: ContainerRow) -> int:
+        try:
+            return self._state.snapshots.usage(row.id)
+        except NotFoundError:  # somebody deleted its files; the container goes all the same
+            return 0
 
     def _limit(self) -> str:
         return f"{(self.rules().containers_exited_for or 0) / 3600:g} h"
