@@ -98,7 +98,7 @@ class Board:
 
     def __exit__(self, *_: object) -> None:
         durable.unlink(self._directory / _FILE, point="conditions", sync=False)
-        self._lock.release()
+        self._lock.remove()
 
     def show(self, conditions: Conditions) -> None:
         """Writes ``conditions`` when they differ from the last. Raises ``HostError``."""

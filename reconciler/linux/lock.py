@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.02
 
 
 class FileLock:
-    """A lock on a file of its own, made when it is not there; it stays afterwards."""
+    """A lock on a file of its own, made when it is not there; it stays afterwards unless it is removed."""
 
     _flags = os.O_RDWR | os.O_CREAT
     _hint = "wait until it is done, or end it"
@@ -42,15 +42,23 @@ class FileLock:
         if self._descriptor is not None:
             raise RuntimeError(f"the lock on {self.path} is taken already by this object")
         with durable.guarded("lock", self.path):
-            descriptor = os.open(self.path, self._flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                if not _wait(descriptor, timeout):
-                    raise LockedError(f"{self.path} is in use by {_holder(descriptor)}", hint=self._hint)
-            except BaseException:
+            descriptor = self._take(timeout)
+            while not _is_at(self.path, descriptor):
+                # Its last holder removed it between our opening and our locking: others lock the file that is there.
                 os.close(descriptor)
-                raise
+                descriptor = self._take(timeout)
         self._descriptor = descriptor
         return self
+
+    def _take(self, timeout: float) -> int:
+        descriptor = os.open(self.path, self._flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if not _wait(descriptor, timeout):
+                raise LockedError(f"{self.path} is in use by {_holder(descriptor)}", hint=self._hint)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     @property
     def held(self) -> bool:
@@ -63,6 +71,13 @@ class FileLock:
             # Closing alone would not do while a forked child has a copy of the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+    def remove(self) -> None:
+        """Gives the lock back and takes its file away; a no-op when it is not held."""
+        if self._descriptor is not None:
+            with durable.guarded("remove", self.path):
+                self.path.unlink(missing_ok=True)
+            self.release()
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +104,13 @@ def try_lock(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _wait(descriptor: int, timeout: float) -> bool:

@@ -90,3 +90,21 @@ def test_s38_a_second_daemon_is_refused_and_a_stale_file_means_nothing(tmp_path:
     FileLock(path).acquire(0).release()
     with DirectoryLock(tmp_path).acquire(0), FileLock(path).acquire(0):
         pass
+
+
+def test_a_lock_whose_file_was_removed_while_it_was_waited_for_is_taken_on_the_file_that_is_there(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "lock"
+    first = FileLock(path).acquire(0)
+    waiting = threading.Thread(target=lambda: taken.append(second.acquire(10)))
+    taken: list[FileLock] = []
+    second = FileLock(path)
+    waiting.start()
+    first.remove()
+    waiting.join()
+    assert taken == [second]
+    with pytest.raises(LockedError):
+        FileLock(path).acquire(0)
+    second.remove()
+    assert not path.exists()
