@@ -84,16 +84,22 @@ class Host:
         path.write_text(head + textwrap.dedent(body))
         return path
 
-    def start(self, *arguments: object, under: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """A command that goes on; it is ended by ``close`` if it has not by then. ``under`` runs it in another."""
+    def start(self, *arguments: object, under: Sequence[str] = (), log: bool = False) -> subprocess.Popen[str]:
+        """A command that goes on; it is ended by ``close`` if it has not by then.
+
+        ``under`` is a command that runs it; ``log`` sends what it prints to ``place``/log, where no pipe fills up.
+        """
+        output = (self.place / "log").open("a") if log else subprocess.PIPE
         process = subprocess.Popen(
             [*under, PROGRAM, "--root", self.root, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             text=True,
             env={"PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": str(self.place), **self.environment},
         )
+        if not isinstance(output, int):
+            output.close()
         self._started.append(process)
         return process
 
@@ -105,8 +111,9 @@ class Host:
             process.kill()
             out, err = process.communicate()
             raise AssertionError(f"{process.args!r} took more than {PATIENCE:.0f} s\n{out!s}{err!s}") from None
-        self.printed += [out, err]
-        return Result(process.returncode, out, err)
+        result = Result(process.returncode, out or "", err or "")
+        self.printed += [result.out, result.err]
+        return result
 
     def run(self, *arguments: object, code: int | None = 0, under: Sequence[str] = ()) -> Result:
         """A command, which has to exit with ``code`` (None: any)."""
