@@ -15,12 +15,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
-from reconciler.cli.escape import printable
 from reconciler.cli.plan import plan_options, render, warn
 from reconciler.cli.progress import display
 from reconciler.cli.specs import load_desired
 from reconciler.errors import InvalidError, StalePlanError, UsageError
 from reconciler.model.policy import PlanOptions
+from reconciler.printable import printable
 
 if TYPE_CHECKING:
     from reconciler.apply.report import Report

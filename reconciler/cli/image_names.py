@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from reconciler.cli.context import Context
-from reconciler.cli.escape import printable
 from reconciler.cli.table import size
 from reconciler.engine.embedded.adhoc import check_movable
 from reconciler.engine.embedded.image_lookup import find_image
 from reconciler.engine.embedded.image_removal import ImageRemoval
 from reconciler.errors import InvalidError
 from reconciler.oci.reference import Reference
+from reconciler.printable import printable
 from reconciler.store.images import Name
 
 

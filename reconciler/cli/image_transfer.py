@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 
 from reconciler.cli.context import Context
-from reconciler.cli.escape import printable
 from reconciler.cli.table import size
 from reconciler.engine.embedded.adhoc import plain_hosts, pull_image
 from reconciler.engine.embedded.image_lookup import find_image
@@ -16,6 +15,7 @@ from reconciler.errors import InvalidError
 from reconciler.model.resources import Pull
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
+from reconciler.printable import printable
 
 _ENDINGS = {"done": "Pull complete", "already exists": "Already exists"}
 

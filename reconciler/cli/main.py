@@ -10,9 +10,9 @@ from types import FrameType
 
 from reconciler import log
 from reconciler.cli.context import Context, from_process
-from reconciler.cli.escape import printable
 from reconciler.cli.parser import build_parser
 from reconciler.errors import HostError, ReconcilerError, UsageError
+from reconciler.printable import printable
 
 SIGINT_CODE = 130
 SIGTERM_CODE = 143

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
-from reconciler.cli.escape import printable
 from reconciler.cli.specs import load_desired
 from reconciler.errors import HostError
 from reconciler.model.policy import PlanOptions
+from reconciler.printable import printable
 
 if TYPE_CHECKING:
     from reconciler.model.desired import Desired

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reconciler.cli.context import Context
-from reconciler.cli.escape import printable
 from reconciler.cli.table import size
+from reconciler.printable import printable
 
 if TYPE_CHECKING:
     from reconciler.apply.report import StepResult

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
-from reconciler.cli.escape import printable
 from reconciler.cli.table import ago, table
 from reconciler.model.observed import (
     Interest,
@@ -20,6 +19,7 @@ from reconciler.model.observed import (
     ObservedNetwork,
     ObservedTag,
 )
+from reconciler.printable import printable
 
 if TYPE_CHECKING:
     from reconciler.daemon.conditions import DaemonStatus

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from reconciler.cli.escape import printable
+from reconciler.printable import printable
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

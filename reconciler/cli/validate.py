@@ -6,8 +6,8 @@ import argparse
 from collections import Counter
 
 from reconciler.cli.context import Context
-from reconciler.cli.escape import printable
 from reconciler.cli.specs import load_desired
+from reconciler.printable import printable
 
 
 def run(context: Context, options: argparse.Namespace) -> int:

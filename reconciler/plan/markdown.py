@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from reconciler.plan import text, words
 from reconciler.plan.plan import Blocked, Plan
+from reconciler.printable import printable
 
 LIMIT = 65_000
 """Characters: GitHub refuses a comment of more than 65,536."""
@@ -74,9 +75,9 @@ def _details(plan: Plan, room: int) -> str:
 
 def _code(content: str) -> str:
     """Inline code in a table cell: backticks and pipes cannot be escaped inside code, so such text goes without."""
-    shown = words.safe(content)
+    shown = printable(content)
     return f"`{shown}`" if not re.search(r"[`|]", shown) else _escaped(content)
 
 
 def _escaped(content: str) -> str:
-    return _ACTIVE.sub(r"\\\1", words.safe(content))
+    return _ACTIVE.sub(r"\\\1", printable(content))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from reconciler.plan import words
 from reconciler.plan.plan import Blocked, Change, Plan
+from reconciler.printable import printable
 
 _COLOURS = {"+": "32", "~": "33", "-": "31", "-/+": "35", "+/-": "35", "!": "31", "?": "33"}
 _FAINT = "2"
@@ -20,7 +21,7 @@ def render(plan: Plan, *, colour: bool = False) -> str:
     blocks = [_change(change, paint) for change in plan.changes]
     blocks += [_blocked(item, paint) for item in plan.blocked]
     if plan.notes:
-        blocks.append("\n".join(f"Note: {words.safe(note)}" for note in plan.notes))
+        blocks.append("\n".join(f"Note: {printable(note)}" for note in plan.notes))
     if total := words.total_cost(plan.changes):
         blocks.append(f"Cost: {total}.")
     blocks.append(words.closing(plan))
@@ -42,7 +43,7 @@ class _Paint:
 
 
 def _change(change: Change, paint: _Paint) -> str:
-    head = f"{words.safe(str(change.address))} {words.phrase(change)}: {words.safe(change.reason.message)}"
+    head = f"{printable(str(change.address))} {words.phrase(change)}: {printable(change.reason.message)}"
     lines = [f"{paint.mark(words.MARKS[change.operation], 3)} {head}{_where(change, paint)}"]
     lines += _fields(change, paint)
     if cost := words.cost(change.cost):
@@ -51,10 +52,10 @@ def _change(change: Change, paint: _Paint) -> str:
 
 
 def _fields(change: Change, paint: _Paint) -> Iterator[str]:
-    width = max((len(words.safe(field.path)) for field in change.fields), default=0)
+    width = max((len(printable(field.path)) for field in change.fields), default=0)
     for field in change.fields:
         before, after = words.field_values(field)
-        line = f"      {paint.mark(words.field_mark(field))} {words.safe(field.path):<{width}}  "
+        line = f"      {paint.mark(words.field_mark(field))} {printable(field.path):<{width}}  "
         line += f"{before} -> {after}" if before and after else before or after
         if field.replaces:
             line += paint.faint("  # may replace" if field.unknown else "  # replaces")
@@ -63,10 +64,10 @@ def _fields(change: Change, paint: _Paint) -> Iterator[str]:
 
 def _blocked(item: Blocked, paint: _Paint) -> str:
     mark, state = ("!", "is blocked") if item.error else ("?", "waits")
-    head = f"{words.safe(str(item.address))} {state}: {words.safe(item.reason.message)}"
+    head = f"{printable(str(item.address))} {state}: {printable(item.reason.message)}"
     lines = [f"{paint.mark(mark, 3)} {head}{_where(item, paint)}"]
     if item.hint:
-        lines.append(f"      {words.safe(item.hint)}")
+        lines.append(f"      {printable(item.hint)}")
     return "\n".join(lines)
 
 

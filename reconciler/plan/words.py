@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.model.desired import Location
 from reconciler.plan.plan import Change, Cost, FieldChange, Operation, Plan
+from reconciler.printable import printable
 
 KNOWN_AFTER_APPLY = "(known after apply)"
 MARKS: Mapping[Operation, str] = {
@@ -49,21 +50,9 @@ def closing(plan: Plan) -> str:
     )
 
 
-def safe(text: str) -> str:
-    """The text with whatever a terminal would obey, or a reader not see, written as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def place(location: Location | None) -> str:
     """``file:line``, or nothing."""
-    return safe(f"{location.file}:{location.line}") if location else ""
+    return printable(f"{location.file}:{location.line}") if location else ""
 
 
 def field_mark(field: FieldChange) -> str:
@@ -87,14 +76,14 @@ def value(path: str, content: Any) -> str:
         text = content if content == "(sensitive)" or path == "image" else json.dumps(content, ensure_ascii=False)
         if _DIGEST.fullmatch(content):
             return content[:19]
-        return _clip(safe(content[:12] if path.endswith(".sha256") else text))
+        return _clip(printable(content[:12] if path.endswith(".sha256") else text))
     if name == "ports" and isinstance(content, list):
-        return _clip(safe(", ".join(_port(port) for port in content)))
+        return _clip(printable(", ".join(_port(port) for port in content)))
     if name == "mounts" and isinstance(content, Mapping):
-        return _clip(safe(_mount(content)))
+        return _clip(printable(_mount(content)))
     if name in ("networks", "stacks") and isinstance(content, list):
-        return _clip(safe(", ".join(str(item) for item in content)))
-    return _clip(safe(json.dumps(content, ensure_ascii=False)))
+        return _clip(printable(", ".join(str(item) for item in content)))
+    return _clip(printable(json.dumps(content, ensure_ascii=False)))
 
 
 def _clip(text: str) -> str:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from reconciler.errors import AuthError, IntegrityError, InvalidError, NotFoundError, ReconcilerError, RegistryError
+from reconciler.printable import printable as escaped
 from reconciler.registry.hosts import Endpoint
 
 MAX_ERROR_BODY = 64 * 1024
 _MAX_WORDS = 300
+_BLANKS = str.maketrans("\r\n\t", "   ")
 
 ENDPOINT_FAILURES = (RegistryError, NotFoundError, IntegrityError, InvalidError)
 """What one server may do wrong so that the next is asked. Anything else is ours: a full disk, a cancelled run."""
@@ -39,10 +41,11 @@ def combine(what: str, failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> 
     """
     errors = [error for _, error in failures]
     if len(errors) == 1:
-        message = f"cannot {what}: {errors[0]}"
+        message = str(errors[0])
     else:
-        message = f"cannot {what}: " + "; ".join(f"[{index}] {error}" for index, error in enumerate(errors, 1))
-    return _class_of(failures)(message, hint=next((error.hint for error in reversed(errors) if error.hint), ""))
+        message = "; ".join(f"[{index}] {error}" for index, error in enumerate(errors, 1))
+    hint = next((error.hint for error in reversed(errors) if error.hint), "")
+    return _class_of(failures)(message, hint=hint, attempt=what)
 
 
 def _class_of(failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> type[ReconcilerError]:
@@ -62,7 +65,7 @@ def server_words(body: bytes) -> str:
 
 def printable(text: str, limit: int = _MAX_WORDS) -> str:
     """``text`` with control and invisible characters escaped, on one line, at most ``limit`` characters."""
-    shown = "".join(c if c.isprintable() else (" " if c in "\r\n\t" else ascii(c)[1:-1]) for c in text[:limit])
+    shown = escaped(text[:limit].translate(_BLANKS))
     return shown + "..." if len(text) > limit else shown
 
 
