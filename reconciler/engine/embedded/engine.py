@@ -54,7 +54,6 @@ class EmbeddedEngine:
         self._fetched: dict[Digest, bytes] = {}
         self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
         self._lock = threading.RLock()
-        self._turns = threading.Lock()
         self._reader: Machinery | None = None
         self._writer: Machinery | None = None
         self._writer_state: WriterState | None = None
@@ -115,7 +114,7 @@ class EmbeddedEngine:
     @contextmanager
     def turn(self, timeout: float | None) -> Iterator[None]:
         prepare_root(self.root)
-        with self._turns, DirectoryLock(self.root).acquire(_FOREVER if timeout is None else timeout):
+        with DirectoryLock(self.root).acquire(_FOREVER if timeout is None else timeout):
             cut_off = was_cut_off(self.root)
             writer, state = self._open_writer()
             note_place(state.identity)

@@ -99,11 +99,14 @@ class Performer:
 
     def _release_volume(self, action: act.ReleaseVolume) -> Outcome:
         name = action.address.name
+        row = self._state.volumes.all().get(name)
+        if row is None or not (row.owner or action.delete_data):
+            return Outcome(changed=False)
         if action.delete_data:
             users = [row.shown for row in self._state.containers.all() if name in row.settings.volumes]
             volumes.check_unused(name, users)
             volumes.delete(self._state.root, self._state.volumes, name)
-        elif (row := self._state.volumes.all().get(name)) is not None:
+        else:
             volumes.disown(self._state.volumes, row)
         return Outcome()
 
