@@ -24,7 +24,6 @@ from reconciler.model.resources import (
 from reconciler.oci.reference import parse_registry
 from reconciler.spec import schema
 from reconciler.spec.errors import Problems, field_name, shown
-from reconciler.spec.nearest import nearest
 from reconciler.spec.stacks import Entry, Stack
 from reconciler.spec.tree import LocalTree, Tree
 
@@ -73,7 +72,7 @@ class Build:
         """Records that a section declares no such name, unless what declares it may be among what cannot be read."""
         if not self.problems.names_known:
             return
-        guess = nearest(name, stack.names(section))
+        guess = self.problems.guess(name, stack.names(section))
         message = f"no {section[:-1]} {shown(name)} in stack {stack.name}"
         hint = f"did you mean {guess}?" if guess else f"declare it under {section}{_ELSE.get(section, '')}"
         self.problems.add(location, f"{field}: {message}" if field else message, hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -33,7 +33,7 @@ _EXPECTED = {
 
 
 def validate(
-    model: type[M], values: Mapping[str, Any], unknown: Collection[Path], root: Node, file: str, problems: Problems
+    model: type[M], values: Mapping[str, Any], unknown: Set[Path], root: Node, file: str, problems: Problems
 ) -> tuple[M | None, frozenset[Path]]:
     """The model of one document without its faults, and the paths of these.
 
@@ -42,12 +42,13 @@ def validate(
     The model is None when the rest makes no document.
     """
     faults = {_fault(path) for path in unknown}
+    above = {path[:length] for path in unknown for length in range(len(path))}
     try:
         valid = model.model_validate(values)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=True):
             path: Path = tuple(step for step in detail["loc"] if step != "[key]")
-            if not any(path[: len(other)] == other[: len(path)] for other in unknown):
+            if path not in above and not any(path[:length] in unknown for length in range(len(path) + 1)):
                 _report(detail, path, model, root, file, problems)
             faults.add(_fault(path))
     else:
@@ -84,7 +85,7 @@ def _report(detail: ErrorDetails, path: Path, model: type[Model], root: Node, fi
             path = path[:-1]
             is_key = True
         case "extra_forbidden":
-            message, hint = _unknown(str(path[-1]), _model_at(model, path[:-1]))
+            message, hint = _unknown(str(path[-1]), _model_at(model, path[:-1]), problems)
         case "literal_error":
             message, hint = _choice(detail["input"], context["expected"])
         case kind if kind in _EXPECTED:
@@ -105,12 +106,12 @@ def _named(path: Path, message: str, detail: ErrorDetails) -> str:
     return f"{field_name(field)}: {message}"
 
 
-def _unknown(name: str, model: type[Model] | None) -> tuple[str, str]:
+def _unknown(name: str, model: type[Model] | None, problems: Problems) -> tuple[str, str]:
     known = sorted(f.alias or n for n, f in model.model_fields.items()) if model else []
     if name in REFUSED:
         return f"{name} is refused", REFUSED[name]
     message = f"unknown field {shown(name, 40)}"
-    if guess := nearest(name, known):
+    if guess := problems.guess(name, known):
         return message, f"did you mean {guess}?"
     supported = [n for n in known if model is None or n not in model.later_fields]
     return message, f"fields here are {', '.join(supported)}; keys that begin with x- are ignored"

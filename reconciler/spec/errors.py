@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reconciler.errors import InvalidError
 from reconciler.model.desired import Location
+from reconciler.spec.nearest import nearest
+
+MAX_GUESSES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,10 @@ class Problems:
 
     def add(self, location: Location | None, message: str, hint: str = "") -> None:
         self._found.append(Problem(location, message, hint))
+
+    def guess(self, name: str, known: Iterable[str]) -> str | None:
+        """The nearest name, for a hint; None after many problems, as each search takes time that no reader gains."""
+        return nearest(name, known) if len(self._found) < MAX_GUESSES else None
 
     def extend(self, other: Problems) -> None:
         """Adds what another collector has."""

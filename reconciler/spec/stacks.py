@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,28 +37,22 @@ class Document:
             name = "services"
         return (name,), getattr(self.model, name, {})
 
-    def faulty(self, section: Path) -> Iterator[str]:
-        """The names in a section whose resources were left out as a whole."""
-        return (str(path[-1]) for path in self.faults if len(path) == 2 and path[:1] == section)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One named resource of a document, as its model; None when it was left out as wrong."""
+    """One named resource of a document, as its model; None when it was left out as wrong.
+
+    ``lost`` are the fields of it that were left out as wrong.
+    """
 
     document: Document
     path: Path
     model: Any
+    lost: Collection[str | int] = ()
 
     @property
     def location(self) -> Location:
         return self.document.at(self.path, key=True)
-
-    @property
-    def lost(self) -> frozenset[str | int]:
-        """The fields of it that were left out as wrong."""
-        size = len(self.path)
-        return frozenset(path[size] for path in self.document.faults if len(path) > size and path[:size] == self.path)
 
     def at(self, *path: str | int, key: bool = False) -> Location:
         """Where a field of it is."""
@@ -98,11 +92,14 @@ def merge(documents: Iterable[Document], problems: Problems) -> dict[str, Stack]
                 )
                 continue
         stack = stacks.setdefault(document.stack, Stack(document.stack))
+        lost: dict[Path, list[str | int]] = {}
+        for fault in document.faults:
+            lost.setdefault(fault[:-1], []).append(fault[-1])
         for name in SECTIONS:
             path, entries = document.section(name)
             for key, model in entries.items():
-                _declare(stack, name, key, Entry(document, (*path, key), model), problems)
-            for key in sorted(document.faulty(path)):
+                _declare(stack, name, key, Entry(document, (*path, key), model, lost.get((*path, key), ())), problems)
+            for key in sorted(map(str, lost.get(path, ()))):
                 _declare(stack, name, key, Entry(document, (*path, key), None), problems)
         model = document.model
         if isinstance(model, Spec) and model.retention is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,3 +196,11 @@ def test_what_the_parser_says_comes_with_advice(refuse, text, place, what, hint)
     assert message.startswith(f"a.yaml:{place}: ")
     assert what in message
     assert hint in message
+
+
+@pytest.mark.parametrize("fields", ["image: x/y, depends_on: [zz]", "imag: x", "image: $U, prots: 1"])
+def test_thousands_of_problems_take_no_longer_than_as_many_containers(problems, fields):
+    start = time.process_time()
+    found = problems(a="containers:\n" + "".join(f"  c{i}: {{{fields}}}\n" for i in range(3000)))
+    assert len(found) >= 3000
+    assert time.process_time() - start < 5.0
