@@ -1,0 +1,181 @@
+"""Tables, units, states in words, and progress: what people and programs read."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from reconciler.apply.report import Report, StepResult
+from reconciler.cli.context import Context, auth_files, proxies
+from reconciler.cli.progress import display
+from reconciler.cli.report import document
+from reconciler.cli.status import describe
+from reconciler.cli.table import ago, since, size, table
+from reconciler.engine.port import Outcome, ProgressEvent
+from reconciler.errors import HostError, LockedError
+from reconciler.model.action import ReleaseVolume
+from reconciler.model.address import Address
+from reconciler.model.observed import ObservedContainer
+from reconciler.model.reason import Reason
+from reconciler.oci.digest import Digest
+from reconciler.plan.plan import Change, Plan, Step
+
+WEB = Address("container", "shop/web")
+DATA = Address("volume", "shop/data")
+STEP = Step(ReleaseVolume(DATA))
+
+
+def context(**fields: object) -> Context:
+    made = Context(Path("/root-directory"), {}, io.StringIO(), io.StringIO())
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+def written(made: Context) -> tuple[str, str]:
+    assert isinstance(made.stdout, io.StringIO) and isinstance(made.stderr, io.StringIO)
+    return made.stdout.getvalue(), made.stderr.getvalue()
+
+
+def test_a_cell_cannot_break_the_table() -> None:
+    shown = table(("NAME", "STATE"), [("web\n\x1b[2J", "up"), ("a", "")])
+    assert shown.splitlines() == ["NAME          STATE", "web\\n\\x1b[2J  up", "a"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(None, "?"), (0, "0B"), (999, "999B"), (1000, "1kB"), (7_400_000, "7.4MB"), (10**15, "1e+03TB")],
+)
+def test_sizes_are_decimal_as_docker_prints_them(count: int | None, shown: str) -> None:
+    assert size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-100, "just now"),
+        (4.9, "just now"),
+        (59, "59 seconds ago"),
+        (120, "2 minutes ago"),
+        (7200, "2 hours ago"),
+        (86400 * 3, "3 days ago"),
+        (86400 * 365 * 2, "2 years ago"),
+    ],
+)
+def test_ages(seconds: float, shown: str) -> None:
+    assert ago(seconds) == shown
+
+
+def test_dates_of_images_that_are_none_are_shown_as_they_are() -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    assert since("2026-01-01T00:00:00Z", now) == "24 hours ago"
+    assert since("", now) == "n/a"
+    assert since("long ago", now) == "long ago"
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"status": "created"}, "created"),
+        ({"status": "running", "started_at": 40.0}, "running, started 60 seconds ago"),
+        ({"status": "running", "started_at": 40.0, "streak": 2}, "running, started 60 seconds ago, restart 2"),
+        ({"status": "exited", "exit_code": 1, "finished_at": 90.0}, "exited (1) 10 seconds ago"),
+        ({"status": "exited", "exit_code": None, "finished_at": 90.0}, "exited (unknown) 10 seconds ago"),
+        ({"status": "exited", "exit_code": 137, "oom": True}, "exited (137, out of memory) just now"),
+    ],
+)
+def test_states_in_words(fields: dict[str, object], shown: str) -> None:
+    seen = ObservedContainer("1" * 64, WEB, {}, "created", Digest.of(b""))
+    assert describe(replace(seen, **fields), 100.0) == shown  # type: ignore[arg-type]
+
+
+# Progress: on stderr only
+
+
+def result(**fields: object) -> StepResult:
+    return replace(StepResult(STEP.id, DATA, "release", "done", Outcome(bytes_pulled=1000)), **fields)  # type: ignore[arg-type]
+
+
+def test_plain_progress_is_a_line_per_step_and_none_per_chunk() -> None:
+    made = context(progress="plain")
+    with display(made) as shown:
+        shown.step(STEP, None)
+        for done in range(100):
+            shown.progress(ProgressEvent(DATA, "blob", "downloading", done, 100))
+        shown.progress(ProgressEvent(DATA, "blob", "done", 100, 100))
+        shown.step(STEP, result(seconds=1.25))
+        shown.step(STEP, result(status="failed", outcome=None, error=HostError("no \x1b[2J", hint="do")))
+    out, err = written(made)
+    assert out == ""
+    assert err.splitlines() == [
+        "volume/shop/data: blob done",
+        "release volume/shop/data: done in 1.2 s (1kB pulled)",
+        "release volume/shop/data: FAILED: no \\x1b[2J (do)",
+    ]
+
+
+def test_json_progress_is_one_document_per_line() -> None:
+    made = context(progress="json")
+    with display(made) as shown:
+        shown.step(STEP, None)
+        shown.progress(ProgressEvent(DATA, "blob", "downloading", 1, None))
+        shown.step(STEP, result(status="blocked", outcome=None, blocked_by="pull image/shop/app"))
+    out, err = written(made)
+    assert out == ""
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [line["event"] for line in lines] == ["step", "progress", "step"]
+    assert (lines[0]["status"], lines[2]["status"]) == ("started", "blocked")
+    assert lines[2]["blocked_by"] == "pull image/shop/app"
+
+
+def test_quiet_progress_says_nothing_and_no_terminal_means_plain() -> None:
+    made = context(progress="quiet")
+    with display(made) as shown:
+        shown.step(STEP, result())
+    assert written(made) == ("", "")
+    made = context(progress="auto")
+    with display(made) as shown:
+        shown.step(STEP, result())
+    assert "\x1b" not in written(made)[1]
+
+
+# Reports
+
+
+def test_the_outcome_of_a_change_is_the_worst_of_its_steps() -> None:
+    plan = Plan(
+        changes=(Change(DATA, "delete", Reason("left", "it left the specs")), Change(WEB, "create", Reason("", "")))
+    )
+    report = Report(plan, plan, (result(seconds=1), result(status="failed", outcome=None, error=HostError("no"))))
+    shown = document(plan, report)
+    outcomes = {change["address"]: change["outcome"] for change in shown["changes"]}
+    assert outcomes["volume/shop/data"] == {"status": "failed", "error": "no", "seconds": 1.0}
+    assert outcomes["container/shop/web"]["status"] == "not-done"
+    assert (shown["converged"], shown["generation"], shown["error"]) == (False, None, None)
+
+
+def test_what_ended_an_apply_early_is_in_its_report() -> None:
+    report = Report(Plan(), Plan(), (result(),), error=LockedError("another writer"))
+    assert document(Plan(), report)["error"] == "another writer"
+    assert document(Plan(), None)["converged"] is True
+
+
+# The environment
+
+
+def test_http_proxy_in_capitals_is_ignored_and_lower_case_wins() -> None:
+    variables = {"HTTP_PROXY": "a", "HTTPS_PROXY": "b", "https_proxy": "c", "NO_PROXY": "d", "http_proxy": ""}
+    assert proxies(variables) == {"https_proxy": "c", "no_proxy": "d"}
+
+
+def test_logins_of_docker_and_podman_are_known() -> None:
+    found = auth_files({"HOME": "/h", "REGISTRY_AUTH_FILE": "/r", "XDG_RUNTIME_DIR": "/x", "DOCKER_CONFIG": "/d"})
+    assert list(map(str, found)) == [
+        "/r",
+        "/d/config.json",
+        "/x/containers/auth.json",
+        "/h/.config/containers/auth.json",
+    ]
