@@ -6,7 +6,8 @@ told from the rows alone. The exceptions are directories, which are made before 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from reconciler.engine.embedded import volumes
@@ -31,23 +32,26 @@ class Recovery:
     def run(self, *, cut_off: bool) -> None:
         """Needs the turn. ``cut_off``: the last turn did not come to its end, so the kernel's side is looked at too.
 
-        What cannot be cleared away is logged and tried again in the next turn: it must not stand in everybody's way.
+        What cannot be cleared away is logged and left for another turn: it must not stand in everybody's way.
         """
         self._containers.reap()
         rows = {row.id: row for row in self._state.containers.all()}
         for container_id in self._left_over(rows):
-            try:
-                self._clear(container_id, rows.get(container_id))
-            except ReconcilerError as error:
-                _log.warning("not-cleared", container=container_id[:12], error=str(error), hint=error.hint)
-        volumes.sweep(self._state.root)
+            self._try(partial(self._clear, container_id, rows.get(container_id)))
+        self._try(partial(volumes.sweep, self._state.root))
         owned = {name for row in rows.values() for name, _ in row.settings.anonymous}
         orphans = [row.name for row in self._state.volumes.all().values() if row.anonymous and row.name not in owned]
         if orphans:
-            self._mounts.drop_orphans(orphans)
+            self._try(partial(self._mounts.drop_orphans, orphans))
         if cut_off:
-            self._state.content.sweep()
-            self._wiring.sweep(rows)
+            self._try(self._state.content.sweep)
+            self._try(partial(self._wiring.sweep, rows))
+
+    def _try(self, clear: Callable[[], object]) -> None:
+        try:
+            clear()
+        except ReconcilerError as error:
+            _log.warning("not-cleared", error=str(error), hint=error.hint)
 
     def _left_over(self, rows: Mapping[str, ContainerRow]) -> list[str]:
         """Containers without a row that have anything, and ended ones that still have what only running ones need."""

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,9 @@ from reconciler.engine.embedded import volumes
 from reconciler.engine.embedded.container_mounts import ContainerMounts
 from reconciler.engine.embedded.container_rows import ContainerRow, Settings
 from reconciler.engine.embedded.name_files import NameFiles
+from reconciler.engine.embedded.recovery import Recovery
 from reconciler.engine.embedded.state import SCHEMAS, WriterState, was_cut_off
+from reconciler.errors import HostError
 from reconciler.linux import durable
 from reconciler.model.address import Address
 from reconciler.model.resources import Container, Mount
@@ -177,3 +180,32 @@ def test_a_turn_that_ends_is_told_from_one_that_was_cut_off(state: WriterState) 
     state.close_pass()
     assert not was_cut_off(state.root)
     assert not was_cut_off(state.root / "missing")
+
+
+def test_what_cannot_be_cleared_away_does_not_end_a_turn(state: WriterState, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Stuck:
+        """Containers and wiring that fail at everything."""
+
+        def reap(self) -> None:
+            done.append("reap")
+
+        def tasks(self) -> tuple[str, ...]:
+            return ("f" * 64,)
+
+        def discard(self, container_id: str) -> None:
+            done.append(f"discard {container_id[:3]}")
+            raise HostError("busy")
+
+        def sweep(self, _rows: object) -> None:
+            done.append("sweep")
+            raise HostError("nft is not installed")
+
+    def fail(_root: Path) -> None:
+        raise HostError("a mount point")
+
+    monkeypatch.setattr(volumes, "sweep", fail)
+    stuck: Any = Stuck()
+    Recovery(state, stuck, ContainerMounts(state), stuck).run(cut_off=True)
+    assert done == ["reap", "discard fff", "sweep"]
