@@ -25,8 +25,9 @@ from reconciler.plan.interest import host_facts, interest_of, pulls_of
 from reconciler.plan.plan import Plan, Step
 from reconciler.plan.planner import plan as make_plan
 
-# How long to wait for a job before looking again: events wake us sooner, so this bounds only a missed one.
-_LOOK_AGAIN = 5.0
+# Seconds to wait for a job at a time, and how often before looking again: this bounds only an event that was missed.
+_LISTEN = 1.0
+_LOOKS = 5
 
 
 def prepare(desired: Desired, engine: Engine, pins: Mapping[Address, Resolution] | None = None) -> Desired:
@@ -103,20 +104,25 @@ class Session:
         """
         last = first
         failure: ReconcilerError | None = None
-        while not self.stop.is_set():
-            try:
+        try:
+            while not self.stop.is_set():
                 report = self.one_pass()
-            except ReconcilerError as error:
-                if not self.results:
-                    raise
-                failure = error
-                break
-            last = report.plan
-            if report.settled:
-                break
-            if not report.performed and report.waiting:
-                self.engine.wait(_LOOK_AGAIN)
+                last = report.plan
+                if report.settled:
+                    break
+                if not report.performed and report.waiting:
+                    self._wait()
+        except ReconcilerError as error:
+            if not self.results:
+                raise
+            failure = error
         return Report(first, last, tuple(self.results), self.generation, self.stop.is_set(), failure)
+
+    def _wait(self) -> None:
+        """Until a container ends, but not for ever; whoever sets ``stop`` is heard within a second."""
+        for _ in range(_LOOKS):
+            if self.engine.wait(_LISTEN) or self.stop.is_set():
+                return
 
     def _options(self) -> PlanOptions:
         # A failed job runs once more when a person asks, not once more in every pass.

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.apply.report import Report
 from reconciler.engine.memory import MemoryEngine
-from reconciler.engine.port import Generation
+from reconciler.engine.port import Event, Generation
 from reconciler.errors import HostError, LockedError
 from reconciler.model.policy import PlanOptions
 from reconciler.reconcile import Session, look, prepare
@@ -148,3 +148,20 @@ def test_an_interrupted_apply_says_so_and_the_next_goes_on() -> None:
     assert [result.status for result in report.results if result.verb == "start"] == ["stopped"]
     engine.fault = None
     assert apply(engine, stack()).exit_code == 0
+
+
+def test_a_signal_is_heard_while_a_job_is_waited_for() -> None:
+    engine, stop = Engine(), threading.Event()
+    wanted = stack(names=("job",), restart="no")
+    wanted.commit("made", "job")
+    waits: list[float] = []
+
+    def wait(timeout: float) -> Sequence[Event]:
+        waits.append(timeout)
+        stop.set()
+        return ()
+
+    engine.wait = wait  # type: ignore[method-assign]
+    report = apply(engine, wanted, stop)
+    assert report.interrupted
+    assert waits == [1.0]
