@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +110,10 @@ class EmbeddedEngine:
             return Performer(self.writer(), partial(self.client, self._facts)).perform(action, progress)
         except OSError as error:
             # What goes to disk with care raises our own errors; this is the rest, such as a full disk under /run.
-            raise host_error(error, action.verb, Path(error.filename or self.root)) from error
+            name = error.filename if isinstance(error.filename, (str, bytes)) else str(self.root)
+            raise host_error(
+                error, f"{action.verb} {action.address}: system call on", Path(os.fsdecode(name))
+            ) from error
 
     @contextmanager
     def turn(self, timeout: float | None) -> Iterator[None]:

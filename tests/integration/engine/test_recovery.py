@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +15,9 @@ from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.perform import opener
 from reconciler.engine.embedded.state import WriterState
-from reconciler.errors import ConflictError, InvalidError, RuntimeFailure
+from reconciler.errors import ConflictError, HostError, InvalidError, RuntimeFailure
 from reconciler.linux import mounts
+from reconciler.model.action import StartContainer
 from reconciler.model.address import Address
 from reconciler.model.resources import Container, FileContent, Import, Mount, Network, Port
 from reconciler.oci.digest import Digest
@@ -226,3 +228,18 @@ def test_after_a_reboot_containers_have_ended_and_start_again(scene: Scene) -> N
         scene.machinery.containers.start(row)
         assert scene.machinery.containers.state_of(scene.machinery.state.containers.get(row.id)).running
         assert scene.rules_are_right()
+
+
+def test_a_system_error_in_a_step_is_an_error_that_names_the_place(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", b"/run/full")
+
+    with scene.engine.turn(5):
+        row = scene.create("web")
+        monkeypatch.setattr(scene.machinery.containers, "start", full)
+        action = StartContainer(Address("container", "shop/web"), row.id)
+        with pytest.raises(HostError, match="/run/full: No space left") as failure:
+            scene.engine.perform(action, lambda _: None)
+    assert "free space" in failure.value.hint
