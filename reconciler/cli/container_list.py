@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from reconciler.cli.context import Context
-from reconciler.cli.table import ago, table
+from reconciler.cli.table import ago, span, table
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.container_state import ended_at, state_of
 from reconciler.engine.embedded.image_lookup import shown_name
@@ -69,11 +69,10 @@ def _table(documents: list[dict[str, object]], *, whole: bool) -> str:
 def _document(
     state: State, row: ContainerRow, found: TaskState, images: Mapping[str, str], ports: list[str]
 ) -> dict[str, object]:
-    image = row.form.get("image")
     return {
         "id": row.id,
         "name": row.name,
-        "image": str(image).removeprefix("image/") if image else images.get(row.image, row.image.short),
+        "image": images.get(row.image, row.image.short),
         "image_digest": row.image,
         "command": list(row.settings.args),
         "created_at": row.created_at,
@@ -88,7 +87,7 @@ def status_text(state: State, row: ContainerRow, found: TaskState) -> str:
     """How a container is, as people say it: ``Up 3 minutes``, ``Exited (0) 5 seconds ago``."""
     now = time.time()
     if found.running:
-        text = f"Up {ago(now - (row.started_at or now)).removesuffix(' ago')}"
+        text = f"Up {span(now - (row.started_at or now))}"
         marks = [
             mark for mark, on in (("paused", found.status == "paused"), ("unmonitored", not found.monitored)) if on
         ]

@@ -30,21 +30,27 @@ def size(count: int | None) -> str:
 
 
 def ago(seconds: float) -> str:
-    """A duration as people say it: ``3 minutes ago``; a moment in the future is ``just now``."""
-    if seconds < 5:
-        return "just now"
-    for length, unit in (
-        (86400 * 365, "year"),
-        (86400 * 30, "month"),
-        (86400 * 7, "week"),
-        (86400, "day"),
-        (3600, "hour"),
-    ):
+    """How long ago something was, as people say it: ``3 minutes ago``; a moment in the future is ``just now``."""
+    return f"{span(seconds)} ago" if seconds >= 5 else "just now"
+
+
+def span(seconds: float) -> str:
+    """A duration as people say it: ``3 minutes``."""
+    for length, unit in _UNITS:
         if seconds >= 2 * length:
-            return f"{int(seconds // length)} {unit}s ago"
-    if seconds >= 120:
-        return f"{int(seconds // 60)} minutes ago"
-    return f"{int(seconds)} seconds ago"
+            return f"{int(seconds // length)} {unit}s"
+    return f"{max(0, int(seconds))} seconds"
+
+
+_DAY = 86400
+_UNITS = (
+    (365 * _DAY, "year"),
+    (30 * _DAY, "month"),
+    (7 * _DAY, "week"),
+    (_DAY, "day"),
+    (3600, "hour"),
+    (60, "minute"),
+)
 
 
 def since(text: str, now: datetime) -> str:

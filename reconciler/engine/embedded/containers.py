@@ -177,19 +177,20 @@ class Containers:
         with ExitStack() as undo:
             undo.callback(self.take_down, row)
             self._mount(row, spec)
-            endpoints = self._wiring.connect(row)
+            endpoints = self._wiring.place(row)
             self._names.write(row, [endpoint.address for endpoint in endpoints])
             self._names.refresh(self._wiring.networks_of(row.id))
             exits = self._state.container_dir(row.id) / "exit"
             exits.mkdir(exist_ok=True)
-            self._runtime.create(
-                self._state.container_dir(row.id),
-                self._bundle(row, spec),
-                self._state.log_path(row.id),
-                exits,
-                terminal=row.settings.terminal,
-                stdin=row.settings.stdin,
-            )
+            with self._wiring.attaching(row, endpoints):
+                self._runtime.create(
+                    self._state.container_dir(row.id),
+                    self._bundle(row, spec),
+                    self._state.log_path(row.id),
+                    exits,
+                    terminal=row.settings.terminal,
+                    stdin=row.settings.stdin,
+                )
             self._wiring.publish(row, endpoints)
             undo.pop_all()
 

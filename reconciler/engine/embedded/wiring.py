@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -137,20 +139,34 @@ class Wiring:
 
     # Containers on networks
 
-    def connect(self, row: ContainerRow) -> tuple[EndpointSpec, ...]:
-        """A network namespace with an address on each of the container's networks. The bridges must be there."""
+    def place(self, row: ContainerRow) -> tuple[EndpointSpec, ...]:
+        """A network namespace, and an address on each of the container's networks: what ``attaching`` then joins."""
         namespace = self._state.netns(row.id)
         namespace.parent.mkdir(parents=True, exist_ok=True)
         namespaces.create(namespace)
-        endpoints = tuple(
+        return tuple(
             self._endpoint(row, Address.parse(network), f"eth{index}")
             for index, network in enumerate(row.settings.networks)
         )
+
+    @contextmanager
+    def attaching(self, row: ContainerRow, endpoints: tuple[EndpointSpec, ...]) -> Iterator[None]:
+        """Joins a placed container to its networks while the block runs; the bridges must be there.
+
+        The OCI runtime needs only the namespace until the program starts, and it is waited for; loading the netlink
+        library takes as long.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="attach") as thread:
+            attached = thread.submit(self._attach, row, endpoints)
+            yield
+            attached.result()
+
+    def _attach(self, row: ContainerRow, endpoints: tuple[EndpointSpec, ...]) -> None:
+        namespace = self._state.netns(row.id)
         if not endpoints:
             raise_loopback(namespace)
         for endpoint in endpoints:
             self.links.attach(namespace, endpoint)
-        return endpoints
 
     def disconnect(self, container_id: str) -> None:
         """Takes away namespace, addresses and published ports; a no-op for a container that has none."""
@@ -258,8 +274,9 @@ class Wiring:
         )
 
     def _mapping(self, port: Port, address: IPv4Address, taken: list[PortMapping]) -> PortMapping:
+        # Only a port that somebody chose can be in anybody's way.
         host_port = port.host_port or _free_port(port, {mapping.host_port for mapping in taken})
-        holder = port_in_use(port.host_address, host_port, port.protocol)
+        holder = port_in_use(port.host_address, host_port, port.protocol) if port.host_port else None
         if holder is not None:
             raise _taken(host_port, port.protocol, holder)
         return PortMapping(port.host_address, host_port, address, port.container_port, port.protocol)
