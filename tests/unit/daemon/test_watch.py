@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -109,3 +110,22 @@ def test_a_container_that_dies_wakes_and_an_error_does_not_end_the_watch(
     monkeypatch.setattr("reconciler.daemon.watch._PAUSE_SECONDS", 0.01)
     with ContainerWatch(_Engine(), wakeups):
         assert wakeups.wait(_SOON) == {"containers"}
+
+
+def test_an_end_that_stays_unrecorded_is_told_again_but_not_without_pause(
+    wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.daemon.watch._REPEAT_SECONDS", 0.05)
+    calls: list[float] = []
+    enough = threading.Event()
+
+    class Ended:
+        def wait(self, timeout: float) -> Sequence[Event]:
+            calls.append(time.monotonic())
+            if len(calls) == 4:
+                enough.set()
+            return [Event(None, "exited")]
+
+    with ContainerWatch(Ended(), wakeups):
+        assert enough.wait(_SOON)
+    assert calls[3] - calls[0] >= 3 * 0.05
