@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from reconciler.testing.registry_server import running_registry
 from tests.bench import images, report
@@ -38,10 +39,14 @@ def main() -> None:
     if not cases:
         sys.exit(f"no such case; there are: {', '.join(case.name for case in CASES)}")
     wanted = {image for case in cases for image in case.images}
+    if not options.inside:
+        with running_registry(options.cache / "registry") as server:
+            images.provide(server.host, wanted)
+        _enter_private_machine()
     with ExitStack() as stack:
         work = Path(stack.enter_context(_private_machine()))
         server = stack.enter_context(running_registry(options.cache / "registry"))
-        missing = images.provide(server.host, options.cache, wanted)
+        missing = images.missing(server.host, wanted)
         cases = [case for case in cases if missing.isdisjoint(case.images)]
         engines, absent = [], []
         for name, kind in ENGINES.items():
@@ -86,7 +91,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--without", action="append", default=[], choices=sorted(ENGINES), help="leave an engine out")
     parser.add_argument("--json", action="store_true", help="print one JSON document, with every sample")
     parser.add_argument("--cache", type=Path, default=_CACHE, metavar="DIR", help="keeps the images (%(default)s)")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _enter_private_machine() -> NoReturn:
+    """Starts again with network, mounts and processes of its own.
+
+    Bridges, firewall rules, sysctls, mounts and whatever still runs are gone with it, however it ends. There is no
+    way out to the internet in there, so images are made before.
+    """
+    spaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    os.execvp("unshare", ["unshare", *spaces, sys.executable, "-m", "tests.bench", "--inside", *sys.argv[1:]])
 
 
 @contextmanager

@@ -40,19 +40,25 @@ _SMALL_FILES = 4000
 _PROGRAMS = ("sh", "sleep", "true", "cat", "ls")
 
 
-def provide(host: str, cache: Path, wanted: Collection[str]) -> frozenset[str]:
-    """Pushes those of the ``wanted`` images that the registry lacks. Returns those that cannot be made here."""
-    missing = set()
-    with RegistryClient(RegistryHosts({host: HostConfig(host, plain_http=True)}), clock=SystemClock()) as client:
-        for name in sorted(wanted):
-            reference = Reference.parse(f"{host}/{name}")
-            if client.tag_digest(reference) is not None:
-                continue
+def provide(host: str, wanted: Collection[str]) -> None:
+    """Pushes those of the ``wanted`` images that the registry lacks and that can be made on this machine."""
+    with _client(host) as client:
+        for name in missing(host, wanted):
             try:
-                _push(client, reference, list(_layers(name)))
+                layers = list(_layers(name))
             except (FileNotFoundError, subprocess.CalledProcessError):
-                missing.add(name)
-    return frozenset(missing)
+                continue
+            _push(client, Reference.parse(f"{host}/{name}"), layers)
+
+
+def missing(host: str, wanted: Collection[str]) -> frozenset[str]:
+    """Those of the ``wanted`` images that the registry does not hold."""
+    with _client(host) as client:
+        return frozenset(name for name in wanted if client.tag_digest(Reference.parse(f"{host}/{name}")) is None)
+
+
+def _client(host: str) -> RegistryClient:
+    return RegistryClient(RegistryHosts({host: HostConfig(host, plain_http=True)}), clock=SystemClock())
 
 
 def _layers(name: str) -> Iterator[Layer]:
