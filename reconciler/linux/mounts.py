@@ -128,9 +128,18 @@ def mounts_below(path: Path) -> tuple[Path, ...]:
 
 
 def is_mounted(target: Path) -> bool:
-    """Whether something is mounted exactly at ``target``."""
+    """Whether something is mounted exactly at ``target``. Costs the same however many mounts there are."""
     real = target.resolve()
-    return any(entry.target == real for entry in table())
+    return real.exists() and _mount_id(real) != _mount_id(real.parent)
+
+
+def _mount_id(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        information = Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
+    finally:
+        os.close(descriptor)
+    return next(line for line in information.splitlines() if line.startswith(b"mnt_id:"))
 
 
 def _mount_overlay(overlay: Overlay) -> None:
