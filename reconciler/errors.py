@@ -8,13 +8,18 @@ from __future__ import annotations
 
 
 class ReconcilerError(Exception):
-    """The root of all our errors. ``str()`` is the message alone; ``hint`` is one imperative sentence or empty."""
+    """The root of all our errors. ``str()`` is the message alone; ``hint`` is one imperative sentence or empty.
+
+    ``attempt`` is what could not be done ("resolve busybox:1"), where the message should begin with it; ``reason`` is
+    the message without it, for those who have said it already.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str = "", attempt: str = "") -> None:
+        super().__init__(f"cannot {attempt}: {message}" if attempt else message)
         self.hint = hint
+        self.reason = message
 
 
 class UsageError(ReconcilerError):

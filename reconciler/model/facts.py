@@ -14,14 +14,15 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Somebody who must know said that there is no such thing."""
+    """Somebody who must know said that there is no such thing. ``reason`` says why, as that of ``Unknown`` does."""
 
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Nobody who must know answered. ``reason`` is one line, safe to print."""
+    """Nobody who must know answered. ``reason`` is one line, safe to print, and leaves it to the reader to
+    say what was asked for."""
 
     reason: str
 

@@ -39,7 +39,7 @@ def _plan_pull(draft: Draft, address: Address, image: Image, pull: Pull) -> None
         draft.block(
             address,
             "image-unknown",
-            f"{pull.reference} cannot be resolved: {pin.reason}",
+            f"nobody could tell what {pull.reference} is: {pin.reason}",
             "see that its registry or one of its mirrors answers, then try again",
         )
         return
@@ -65,7 +65,9 @@ def _block_absent(draft: Draft, address: Address, pull: Pull, pin: Absent) -> No
     if pull.policy == "never":
         message, hint = f"{pull.reference} is not on this host and `pull_policy` is never", "pull it, or allow pulling"
     else:
-        message = f"{pull.reference} does not exist" + (f": {pin.reason}" if pin.reason else "")
+        message = f"{pull.reference} does not exist"
+        if pin.reason:
+            message = f"there is no image {pull.reference} for this host: {pin.reason}"
         hint = "check the name and the tag"
     draft.block(address, "image-absent", message, hint)
 

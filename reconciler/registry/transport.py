@@ -6,6 +6,7 @@ connection pool per kind of transport security, so that a client certificate is 
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from reconciler.registry.hosts import RegistryHosts, TlsConfig, authority_of
 from reconciler.registry.proxy import Proxies
 
 CHUNK = 256 * 1024
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Transport:
         if isinstance(error, httpx.ConnectTimeout):
             return UnreachableError(f"{server}: no connection within {self.timeouts.connect:g} s")
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
-            return UnreachableError(f"{server}: cannot connect: {printable(str(error))}")
+            return UnreachableError(f"{server}: cannot connect: {printable(_ERRNO.sub('', str(error)))}")
         if isinstance(error, httpx.TimeoutException):
             return TemporaryError(f"{server}: silent for {self.timeouts.idle:g} s")
         return TemporaryError(f"{server}: connection broke: {printable(str(error)) or type(error).__name__}")

@@ -68,16 +68,15 @@ def _resolve(pull: Pull, state: State, client: Callable[[], RegistryClient], man
     try:
         return _ask(pull, client(), manifests)
     except NotFoundError as error:
-        return Absent(str(error))
+        return Absent(error.reason)
     except InvalidError as error:
-        return Absent(f"{pull.reference.familiar}: {error}")
+        return Absent(error.reason)
     except ReconcilerError as error:
         if stored is not None:
-            note = (
-                f"{pull.reference.familiar}: nobody could tell whether it moved, so the stored image is kept: {error}"
-            )
+            moved = f"nobody could tell whether {pull.reference.familiar} moved, so the stored image is kept"
+            note = f"{moved}: {error.reason}"
             return Pin(stored.digest, stored.index, answered_by="store", note=note)
-        return Unknown(str(error))
+        return Unknown(error.reason)
 
 
 def _stored(pull: Pull, state: State) -> Pin | None:

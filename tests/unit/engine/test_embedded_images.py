@@ -75,7 +75,7 @@ class Unreachable:
 
     def resolve(self, reference: Reference, known: object) -> None:
         self.asked += 1
-        raise RegistryError(f"{reference.familiar}: no route to host")
+        raise RegistryError("no route to host", attempt=f"resolve {reference}")
 
 
 def resolve(state: WriterState, pull: Pull, client: Unreachable | None = None) -> Resolution:
@@ -138,6 +138,10 @@ def test_policies_that_ask_fall_back_to_what_is_stored_with_a_note(state: Writer
     assert isinstance(found, Pin)
     assert (found.digest, client.asked) == (digest, 1)
     assert "no route to host" in found.note
+
+
+def test_what_nobody_could_tell_says_why_and_not_of_what(state: WriterState) -> None:
+    assert resolve(state, Pull(Reference.parse("app:1"))) == Unknown("no route to host")
 
 
 def test_never_is_absent_without_asking(state: WriterState) -> None:

@@ -122,6 +122,16 @@ def test_a_mirrors_answer_says_that_the_origin_was_not_asked(harness, registry, 
     assert client.resolve(reference).notes == (f"{host} could not be reached a moment ago",)
 
 
+def test_a_reason_leaves_it_to_the_reader_to_say_what_was_asked_for(harness, ref):
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+    client = harness.client(hosts={host: HostConfig(host, plain_http=True)})
+    with pytest.raises(RegistryError) as caught:
+        client.resolve(ref("app:1").parse(f"{host}/app:1"))
+    assert caught.value.reason == f"{host}: cannot connect: Connection refused"
+    assert str(caught.value) == f"cannot resolve {host}/app:1: {caught.value.reason}"
+
+
 def test_the_origins_404_is_an_answer(harness, registry, mirror, ref):
     registry.on(HEAD, Step(404))
     with pytest.raises(NotFoundError):
