@@ -15,6 +15,7 @@ from reconciler.apply.report import Report, StepResult
 from reconciler.apply.runner import Listener, run
 from reconciler.engine.port import Engine, Generation, GenerationEntry, HostFacts, Progress
 from reconciler.errors import ReconcilerError
+from reconciler.model.action import StartContainer
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
 from reconciler.model.desired import Desired, Resolution
@@ -39,10 +40,12 @@ def prepare(desired: Desired, engine: Engine, pins: Mapping[Address, Resolution]
     return sealed.pinned(engine.resolve(pulls_of(sealed), HostFacts(*host_facts(sealed))) if pins is None else pins)
 
 
-def look(desired: Desired, engine: Engine, options: PlanOptions) -> tuple[Observed, Plan]:
+def look(
+    desired: Desired, engine: Engine, options: PlanOptions, due: Collection[Address] = ()
+) -> tuple[Observed, Plan]:
     """Observes and plans. ``desired`` must come from ``prepare``. Writes nothing."""
     observed = engine.observe(interest_of(desired), HostFacts(*host_facts(desired)))
-    return observed, make_plan(desired, observed, engine.capabilities, options)
+    return observed, make_plan(desired, observed, engine.capabilities, options, due)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class PassReport:
 class Session:
     """Passes over one prepared ``Desired``. Each step is performed at most once in a session, so it always ends.
 
-    ``approved`` limits the steps to those that somebody saw and agreed to; None allows all.
+    ``approved`` limits the steps to those that somebody saw and agreed to; None allows all. ``due`` are the containers
+    whose start was planned and is still to come.
     """
 
     desired: Desired
@@ -75,13 +79,14 @@ class Session:
     approved: frozenset[str] | None = None
     results: list[StepResult] = field(default_factory=list)
     generation: int | None = None
+    due: frozenset[Address] = frozenset()
 
     def one_pass(self, exclude: Collection[Address] = ()) -> PassReport:
         """Takes the turn, observes, plans, and runs what can run now. ``exclude`` leaves addresses for later."""
         with self.engine.turn(self.lock_timeout):
             # The first turn of a new root made its key: what was sealed before was sealed with nothing.
             self.desired = self.desired.sealed(self.engine.seal)
-            observed, plan = look(self.desired, self.engine, self._options())
+            observed, plan = look(self.desired, self.engine, self._options(), self.due)
             ready = self._ready(plan, exclude)
             performed = run(
                 ready,
@@ -92,6 +97,7 @@ class Session:
                 stop=self.stop,
             )
             self.results.extend(performed)
+            self.due = self._due(plan)
             settled = not ready and not plan.waiting
             if not ready and self._worth_recording(plan) and not is_recorded(self.engine, self.desired, observed):
                 self.generation = self.engine.record(_generation(self.desired, observed))
@@ -148,6 +154,11 @@ class Session:
                 reachable.add(step.id)
                 ready.append(step)
         return ready
+
+    def _due(self, plan: Plan) -> frozenset[Address]:
+        tried = {result.step_id for result in self.results}
+        starts = (step for step in plan.steps if isinstance(step.action, StartContainer))
+        return frozenset(step.action.address for step in starts if step.id not in tried)
 
     def _done(self) -> set[str]:
         return {result.step_id for result in self.results if result.status in ("done", "unchanged")}

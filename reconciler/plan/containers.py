@@ -119,23 +119,22 @@ def _make(
     if (runs and _port_taken(draft, want, taken)) or _blocked(draft, want, image.and_(things).and_(start_gate)):
         return
     # Nothing of it begins before all of it can: a container in two halves is worse than one that waits.
-    deferred = image.deferred or start_gate.deferred
+    delay = image.and_(start_gate).delay
     early = found is not None and found.alive and bool(_on_recreated(draft, found))
     action = CreateContainer(want.address, want.container, want.form, want.image, found.id if found else "")
-    create = draft.step(action, Gate(image.and_(things).needs, deferred))
+    create = draft.step(action, delay.and_(Gate(image.and_(things).needs)))
     last = create
     if found is not None and found.alive:
         # A network that is made anew must be let go of first; else the new container is there before the old stops.
         before = image.needs if early else (create, *start_gate.needs)
-        stop = draft.step(StopContainer(want.address, found.id), Gate(before, deferred))
+        stop = draft.step(StopContainer(want.address, found.id), delay.and_(Gate(before)))
         draft.freed[found.id] = last = stop
     if runs:
         needs = (create, last, *start_gate.needs)
-        last = draft.step(StartContainer(want.address), Gate(tuple(dict.fromkeys(needs)), deferred))
+        last = draft.step(StartContainer(want.address), delay.and_(Gate(needs)))
         draft.ready[want.address] = last
     if found is not None:
-        needs = tuple(dict.fromkeys((create, last)))
-        draft.gone[found.id] = draft.step(RemoveContainer(want.address, found.id), Gate(needs, deferred))
+        draft.gone[found.id] = draft.step(RemoveContainer(want.address, found.id), delay.and_(Gate((create, last))))
     cost = Cost(
         discarded_bytes=found.discarded_bytes if found else 0,
         downtime=found is not None and found.alive,
@@ -148,7 +147,8 @@ def _keep(
     draft: Draft, want: _Want, found: ObservedContainer, fields: tuple[FieldChange, ...], taken: PortTable
 ) -> None:
     """The container stays: its spec changes in place, if it does, and its state."""
-    verdict = judge(want.container, found, draft.observed.now, asked=draft.options.asked or bool(fields))
+    asked = draft.options.asked or want.address in draft.due or bool(fields)
+    verdict = judge(want.container, found, draft.observed.now, asked=asked)
     gate = OPEN
     if verdict.kind in ("start", "restart"):
         gate = _image_gate(draft, want).and_(draft.ready_gate(_things(want.container))).and_(_dependencies(draft, want))
@@ -162,7 +162,7 @@ def _keep(
     if verdict.kind in ("stop", "restart"):
         stop = draft.step(StopContainer(want.address, found.id), last)
         draft.freed[found.id] = stop
-        last = Gate((stop,), gate.deferred)
+        last = gate.delay.and_(Gate((stop,)))
     if verdict.kind in ("start", "restart"):
         draft.ready[want.address] = draft.step(StartContainer(want.address, found.id), last)
 
@@ -195,7 +195,8 @@ def _image_gate(draft: Draft, want: _Want) -> Gate:
         return OPEN
     gate = draft.ready_gate((want.container.image,))
     if want.unknown:
-        return gate.and_(Gate(deferred=f"the digest of {want.container.image} is known after apply"))
+        reason = f"the digest of {want.container.image} is known after apply"
+        return gate.and_(Gate(deferred=reason, awaits=gate.needs))
     return gate
 
 

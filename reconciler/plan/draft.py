@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -23,17 +23,25 @@ R = TypeVar("R", bound=ObservedResource)
 @dataclass(frozen=True, slots=True)
 class Gate:
     """What stands before a step: ``needs`` are steps, ``deferred`` what must happen after this pass, and ``blocked``
-    what will not happen at all; ``mistaken`` when that is for the specs to put right."""
+    what will not happen at all; ``mistaken`` when that is for the specs to put right. ``awaits`` are the steps that
+    ``deferred`` is about, where they are in this plan: to know their outcome takes more than their end."""
 
     needs: tuple[str, ...] = ()
     deferred: str = ""
     blocked: str = ""
     mistaken: bool = False
+    awaits: tuple[str, ...] = ()
 
     def and_(self, other: Gate) -> Gate:
         needs = tuple(dict.fromkeys((*self.needs, *other.needs)))
         blocked, mistaken = self.blocked or other.blocked, self.mistaken or other.mistaken
-        return Gate(needs, self.deferred or other.deferred, blocked, mistaken)
+        awaits = tuple(dict.fromkeys((*self.awaits, *other.awaits)))
+        return Gate(needs, self.deferred or other.deferred, blocked, mistaken, awaits)
+
+    @property
+    def delay(self) -> Gate:
+        """This gate without its needs: only that, and for what, a step is deferred."""
+        return Gate(deferred=self.deferred, awaits=self.awaits)
 
 
 OPEN = Gate()
@@ -46,24 +54,35 @@ class Draft:
     - ``containers`` are those observed, by name: no order of the observation may show.
     - ``forms`` are the containers as they should be.
     - ``digests`` holds what each image that is not blocked will be; None is known after apply.
+    - ``awaits`` are the steps whose outcome a deferred step waits for.
     - ``ready`` names the step after which a resource is there as desired.
     - ``freed`` and ``gone`` name the steps after which a container (by id) holds no port and no network, and exists
       no more.
+    - ``early`` are those of them that cannot wait for the other steps of their container.
     - ``unsupported`` are the plan errors for fields that cannot be honoured, all of them.
     - ``recreated`` are the networks that are made anew.
     - ``fetched`` are the blobs that are on disk, or that an image planned before brings there.
     """
 
-    def __init__(self, desired: Desired, observed: Observed, capabilities: Capabilities, options: PlanOptions) -> None:
+    def __init__(
+        self,
+        desired: Desired,
+        observed: Observed,
+        capabilities: Capabilities,
+        options: PlanOptions,
+        due: Collection[Address] = (),
+    ) -> None:
         self.desired = desired
         self.observed = observed
         self.capabilities = capabilities
         self.options = options
+        self.due = due
         self.stacks = desired.stacks | observed.source_stacks
         found = (item for item in observed.resources.values() if isinstance(item, ObservedContainer))
         self.containers = sorted(found, key=lambda item: item.address.name)
         self.changes: dict[Address, Change] = {}
         self.steps: dict[str, Step] = {}
+        self.awaits: dict[str, tuple[str, ...]] = {}
         self.blocked: dict[Address, Blocked] = {}
         self.unsupported: list[Blocked] = []
         self.waiting: set[Address] = set()
@@ -74,6 +93,7 @@ class Draft:
         self.ready: dict[Address, str] = {}
         self.freed: dict[str, str] = {}
         self.gone: dict[str, str] = {}
+        self.early: set[str] = set()
         self.recreated: set[Address] = set()
         self.fetched: set[Digest] = set(observed.blobs)
 
@@ -117,6 +137,8 @@ class Draft:
         """Adds a step and returns its id."""
         step = Step(action, gate.needs, gate.deferred)
         self.steps[step.id] = step
+        if gate.awaits:
+            self.awaits[step.id] = gate.awaits
         return step.id
 
     def need(self, step_id: str, needs: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Order: every node after those it needs."""
+"""Order: every node after those it needs; and rings, which have none."""
 
 from __future__ import annotations
 
@@ -34,6 +34,38 @@ def ordered(needs: Mapping[Node, Collection[Node]]) -> list[Node]:
                 finished.add(last)
                 order.append(last)
     return order
+
+
+def rings(needs: Mapping[Node, Collection[Node]]) -> dict[Node, int]:
+    """The ring that each key is in, as a number: two keys share one where each needs the other, however indirectly.
+
+    Needs that are no keys are passed over. (Path-based strong components, after Gabow.)
+    """
+    entered: dict[Node, int] = {}
+    ring: dict[Node, int] = {}
+    undecided: list[Node] = []
+    firsts: list[Node] = []
+    for root in needs:
+        path = [] if root in entered else [(root, iter(needs[root]))]
+        while path:
+            node, rest = path[-1]
+            if node not in entered:
+                entered[node] = len(entered)
+                undecided.append(node)
+                firsts.append(node)
+            need = next((need for need in rest if need in needs and need not in ring), None)
+            if need is None:
+                path.pop()
+                if firsts[-1] == node:
+                    firsts.pop()
+                    while node not in ring:
+                        ring[undecided.pop()] = entered[node]
+            elif need in entered:
+                while entered[firsts[-1]] > entered[need]:
+                    firsts.pop()
+            else:
+                path.append((need, iter(needs[need])))
+    return ring
 
 
 def _cycle(path: list[Node], again: Node) -> InvalidError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from reconciler.model import canonical
 from reconciler.model.address import KINDS, Address
@@ -28,12 +28,13 @@ from reconciler.plan.containers import plan_container, volumes_of
 from reconciler.plan.draft import Draft, own_stack
 from reconciler.plan.facts import plan_fact
 from reconciler.plan.graph import ordered
+from reconciler.plan.handover import hand_over
 from reconciler.plan.images import plan_image
 from reconciler.plan.plan import Blocked, Change, Operation, Plan
 from reconciler.plan.ports import PortTable
 from reconciler.plan.provisions import plan_network, plan_volume
 from reconciler.plan.prune import prune
-from reconciler.plan.sequence import clear_leftovers, hand_over, settle
+from reconciler.plan.sequence import clear_leftovers, settle
 from reconciler.plan.tags import plan_tag
 
 _CAPABILITIES = Capabilities()
@@ -54,14 +55,17 @@ def plan(
     observed: Observed,
     capabilities: Capabilities = _CAPABILITIES,
     options: PlanOptions = _OPTIONS,
+    due: Collection[Address] = (),
 ) -> Plan:
     """What would change, why, and the steps that would do it. ``desired`` is sealed and pinned.
+
+    ``due`` are containers that an earlier plan of the same apply was to start later: they wait for no next try.
 
     A resource that cannot converge is in ``blocked`` and nothing is planned for it; the rest is planned. Raises
     ``RefusedError`` when the prune guard or the guard against an empty set forbids the plan, and ``InvalidError``
     when resources need each other in a ring.
     """
-    draft = Draft(desired, observed, capabilities, options)
+    draft = Draft(desired, observed, capabilities, options, due)
     _refuse_unsupported(draft)
     taken = PortTable(_published_elsewhere(observed))
     for address in _in_order(desired.resources):

@@ -1,17 +1,17 @@
-"""The last pass over the steps: leftovers, who hands what over to whom, and what must wait with what."""
+"""The last pass over the steps: leftovers, and what must wait with what."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.model.action import RemoveContainer, RemoveNetwork, StartContainer
+from reconciler.model.action import RemoveContainer, StartContainer
 from reconciler.model.address import Address
 from reconciler.model.observed import ObservedContainer
 from reconciler.model.reason import Reason
 from reconciler.plan.draft import Draft, Gate, own_stack
 from reconciler.plan.graph import ordered
+from reconciler.plan.handover import is_on_recreated
 from reconciler.plan.plan import Cost, Step
-from reconciler.plan.ports import PortTable
 
 
 def clear_leftovers(draft: Draft) -> None:
@@ -29,7 +29,7 @@ def clear_leftovers(draft: Draft) -> None:
 
 def _remove_leftover(draft: Draft, found: ObservedContainer, start: Step | None) -> None:
     needs: tuple[str, ...] = ()
-    if start and not _on_recreated(draft, found):
+    if start and not is_on_recreated(draft, found):
         needs = tuple(need for need in start.needs if need.startswith("create "))
     removal = draft.step(RemoveContainer(found.address, found.id), Gate(needs))
     draft.freed[found.id] = draft.gone[found.id] = removal
@@ -55,50 +55,9 @@ def _report_leftover(draft: Draft, found: ObservedContainer) -> None:
     draft.changes[found.address] = replace(change, reason=reason, cost=cost)
 
 
-def hand_over(draft: Draft) -> None:
-    """Networks and ports pass from one container to another: they are let go of before they are taken."""
-    alive = [found for found in (*draft.containers, *draft.observed.leftovers) if found.alive]
-    for network in sorted(draft.recreated):
-        _empty_network(draft, network, alive)
-    holders = {found.id: found for found in alive if found.id in draft.freed}
-    table = PortTable((found.id, found.form) for found in holders.values())
-    for address, form in draft.forms.items():
-        start = StartContainer(address).step_id
-        if start not in draft.steps:
-            continue
-        for _, holder in table.clashes(form):
-            if holders[holder].address != address:
-                _free_early(draft, holder)
-                draft.need(start, (draft.freed[holder],))
-
-
-def _on_recreated(draft: Draft, found: ObservedContainer) -> bool:
-    return any(str(network) in found.form.get("networks", ()) for network in draft.recreated)
-
-
-def _empty_network(draft: Draft, network: Address, alive: list[ObservedContainer]) -> None:
-    """The removal of a network waits for the running containers on it to stop, or for as long as one cannot."""
-    removal = RemoveNetwork(network).step_id
-    for found in alive:
-        if str(network) not in found.form.get("networks", ()):
-            continue
-        if found.id in draft.freed:
-            draft.need(removal, (draft.freed[found.id],))
-        else:
-            deferred = f"{found.address} uses it and cannot be replaced now"
-            draft.steps[removal] = replace(draft.steps[removal], deferred=deferred)
-            draft.block(network, "in-use", deferred, error=False)
-
-
-def _free_early(draft: Draft, container_id: str) -> None:
-    """Somebody waits for what the container holds: its stop must not wait for starts, or they would wait in a ring."""
-    step = draft.steps[draft.freed[container_id]]
-    needs = tuple(need for need in step.needs if not need.startswith("start "))
-    draft.steps[step.id] = replace(step, needs=needs)
-
-
 def settle(draft: Draft) -> tuple[Step, ...]:
-    """The steps in order. What needs a deferred step is deferred itself, and a container's steps all together.
+    """The steps in order. What needs a deferred step is deferred itself, and a container's steps all together but for
+    those that must let go early.
 
     Raises ``InvalidError`` when steps need each other in a ring.
     """
@@ -115,7 +74,8 @@ def settle(draft: Draft) -> tuple[Step, ...]:
             changed |= _defer(steps, step_id, steps[step_id].needs)
         for members in groups.values():
             for step_id in members:
-                changed |= _defer(steps, step_id, members)
+                if step_id not in draft.early:
+                    changed |= _defer(steps, step_id, members)
     return tuple(steps[step_id] for step_id in order)
 
 

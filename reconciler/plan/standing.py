@@ -39,7 +39,7 @@ def completed(draft: Draft, address: Address) -> Gate:
     if isinstance(declared, Container) and declared.state == "stopped" and not (found and found.succeeded):
         return Gate(blocked=f"{address} is declared stopped and has not run to its end", mistaken=True)
     if step := _start_step(draft, address):
-        return Gate(step.needs, step.deferred or f"{address} must exit 0 first")
+        return step.and_(Gate(deferred=f"{address} must exit 0 first", awaits=step.needs))
     if found is None or address in draft.blocked:
         return _not_coming(draft, address)
     if found.succeeded:
@@ -52,7 +52,7 @@ def completed(draft: Draft, address: Address) -> Gate:
 
 def _start_step(draft: Draft, address: Address) -> Gate | None:
     step = draft.steps.get(StartContainer(address).step_id)
-    return Gate((step.id,), step.deferred) if step else None
+    return Gate((step.id,), step.deferred, awaits=draft.awaits.get(step.id, ())) if step else None
 
 
 def _not_coming(draft: Draft, address: Address) -> Gate:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reconciler.errors import InvalidError
 from reconciler.model.address import Address
@@ -11,7 +15,7 @@ from reconciler.model.policy import restart_delay
 from reconciler.model.resources import Container, Restart
 from reconciler.plan.activity import judge
 from reconciler.plan.diff import diff
-from reconciler.plan.graph import ordered
+from reconciler.plan.graph import ordered, rings
 from reconciler.plan.plan import FieldChange
 from reconciler.plan.ports import HostPort, PortTable
 from reconciler.testing.builders import digest
@@ -67,6 +71,26 @@ def test_order_of_a_long_chain_needs_no_recursion() -> None:
 def test_y22_a_cycle_is_an_error_that_shows_it() -> None:
     with pytest.raises(InvalidError, match="a -> b -> c -> a"):
         ordered({"x": ["a"], "a": ["b"], "b": ["c"], "c": ["a"]})
+
+
+@given(st.dictionaries(st.integers(0, 7), st.lists(st.integers(0, 9), max_size=3)))
+def test_a_ring_is_all_that_need_each_other(needs: dict[int, list[int]]) -> None:
+    reached = {node: _reached(node, needs) for node in needs}
+    ring = rings(needs)
+    assert ring.keys() == needs.keys()
+    for one, other in itertools.product(needs, repeat=2):
+        assert (ring[one] == ring[other]) == (one in reached[other] and other in reached[one])
+
+
+def _reached(start: int, needs: dict[int, list[int]]) -> set[int]:
+    reached: set[int] = set()
+    unvisited = [start]
+    while unvisited:
+        node = unvisited.pop()
+        if node not in reached:
+            reached.add(node)
+            unvisited += needs.get(node, [])
+    return reached
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from reconciler.apply.report import Report
 from reconciler.engine.memory import MemoryEngine
 from reconciler.engine.port import Event, Generation
 from reconciler.errors import HostError, LockedError
+from reconciler.model.address import Address
 from reconciler.model.policy import PlanOptions
 from reconciler.reconcile import Session, look, prepare
 from reconciler.testing.builders import Stack
@@ -165,3 +166,20 @@ def test_a_signal_is_heard_while_a_job_is_waited_for() -> None:
     report = apply(engine, wanted, stop)
     assert report.interrupted
     assert waits == [1.0]
+
+
+def test_a_failed_job_that_a_person_asks_for_runs_once_more_also_when_it_must_wait() -> None:
+    engine = Engine()
+    job, first = Address("container", "shop/job"), Address("container", "shop/first")
+
+    def jobs(command: str) -> Stack:
+        made = stack(names=("first",), restart="no", command=(command,))
+        made.container("job", "app", restart="no", after={"first": "completed"})
+        return made
+
+    engine.exit_codes[job] = 1
+    apply(engine, jobs("one"))
+    engine.wait(0)
+    engine.performed.clear()
+    apply(engine, jobs("two"))
+    assert [action.address for action in engine.performed if action.verb == "start"] == [first, job]
