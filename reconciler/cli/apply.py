@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
-from reconciler.cli.plan import plan_options, render, warn
+from reconciler.cli.plan import plan_options, render, warn, without_guards
 from reconciler.cli.progress import display
 from reconciler.cli.specs import load_desired
 from reconciler.errors import InvalidError, StalePlanError, UsageError
@@ -57,7 +57,7 @@ def destroy(context: Context, options: argparse.Namespace) -> int:
             names = ", ".join(sorted(known)) or "none"
             raise UsageError(f"no stack {unknown[0]!a} on this host", hint=f"the stacks are: {names}")
         stacks = frozenset(options.stacks) or known
-        wanted = PlanOptions(asked=True, max_deletes=1_000_000, allow_empty=True, delete_volumes=options.delete_volumes)
+        wanted = without_guards(PlanOptions(asked=True, delete_volumes=options.delete_volumes))
         return _apply(context, options, engine, Desired({}, stacks, source=""), wanted)
 
 

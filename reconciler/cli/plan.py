@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
 from reconciler.cli.specs import load_desired
-from reconciler.errors import HostError
+from reconciler.errors import HostError, RefusedError
 from reconciler.model.policy import PlanOptions
 from reconciler.printable import printable
 
@@ -31,7 +33,13 @@ def run(context: Context, options: argparse.Namespace) -> int:
     wanted = plan_options(options)
     with context.engine() as engine:
         desired = prepare(desired, engine)
-        observed, plan = look(desired, engine, wanted)
+        try:
+            observed, plan = look(desired, engine, wanted)
+        except RefusedError:
+            # What is refused is what somebody has to look at.
+            _, plan = look(desired, engine, without_guards(wanted))
+            context.stdout.write(render(context, plan, options.output))
+            raise
     if options.out:
         document = saved.save(plan, desired, observed, sources=sources_of(options), options=wanted)
         write_private(Path(options.out), json.dumps(document, indent=1) + "\n")
@@ -61,6 +69,11 @@ def warn(context: Context, desired: Desired) -> None:
     """Prints the warnings that came with the specs."""
     for warning in desired.warnings:
         context.note(f"warning: {printable(warning)}")
+
+
+def without_guards(options: PlanOptions) -> PlanOptions:
+    """The same options, with every deletion allowed."""
+    return dataclasses.replace(options, max_deletes=sys.maxsize, allow_empty=True)
 
 
 def plan_options(options: argparse.Namespace) -> PlanOptions:

@@ -14,19 +14,22 @@ A pass, as the drivers run it::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from reconciler.model.action import Action
-from reconciler.model.address import Address
-from reconciler.model.canonical import Form
-from reconciler.model.capabilities import Capabilities
-from reconciler.model.desired import Resolution
-from reconciler.model.observed import Interest, Observed
-from reconciler.model.resources import Mirror, Pull, Registry
-from reconciler.oci.digest import Digest
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from reconciler.model.action import Action
+    from reconciler.model.address import Address
+    from reconciler.model.canonical import Form
+    from reconciler.model.capabilities import Capabilities
+    from reconciler.model.desired import Resolution
+    from reconciler.model.observed import Interest, Observed
+    from reconciler.model.resources import Mirror, Pull, Registry
+    from reconciler.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,9 @@ def test_g14_many_deletions_need_a_word(host: Host, registry: RegistryServer, ap
     host.apply()
     host.declare(registry.host, f"images: {{app: {app}:1}}\n")
     assert "--max-deletes" in host.apply(code=7).err
-    assert "--max-deletes" in host.run("plan", host.specs, code=7).err
+    refused = host.run("plan", host.specs, code=7)
+    assert "--max-deletes" in refused.err
+    assert "8 to delete" in refused.out
     assert len(host.plan("--max-deletes", "8")["changes"]) == 8
     host.apply("--max-deletes", "8")
     assert host.is_converged()
