@@ -68,7 +68,7 @@ def _open_rings(draft: Draft) -> None:
     yielding = _yielding(draft)
     if not yielding:
         return
-    _let_go(draft, yielding, rings({step.id: step.needs for step in draft.steps.values()}))
+    _let_go(draft, yielding, rings({step_id: step.needs for step_id, step in draft.steps.items()}))
     if draft.awaits:
         ring = rings(_tied(draft))
         stuck = {ring[id_] for id_, awaited in draft.awaits.items() if any(ring[id_] == ring[a] for a in awaited)}
@@ -89,9 +89,9 @@ def _let_go(draft: Draft, step_ids: list[str], ring: Mapping[str, int]) -> None:
     """These steps wait for nothing in their rings, and for all that their rings wait for outside: nothing is stopped
     for the sake of what may turn out to be impossible."""
     outside: dict[int, dict[str, None]] = {ring[step_id]: {} for step_id in step_ids}
-    for step in draft.steps.values():
-        if ring[step.id] in outside:
-            outside[ring[step.id]].update((need, None) for need in step.needs if ring[need] != ring[step.id])
+    for step_id, step in draft.steps.items():
+        if (mine := ring[step_id]) in outside:
+            outside[mine].update((need, None) for need in step.needs if ring[need] != mine)
     for step_id in step_ids:
         draft.steps[step_id] = replace(draft.steps[step_id], needs=tuple(outside[ring[step_id]]))
 
@@ -99,10 +99,10 @@ def _let_go(draft: Draft, step_ids: list[str], ring: Mapping[str, int]) -> None:
 def _defer_early(draft: Draft, step_ids: list[str], ring: Mapping[str, int]) -> None:
     """Only what is awaited outside their rings still defers these steps."""
     deferred: dict[int, str] = {}
-    for step in draft.steps.values():
-        awaited = draft.awaits.get(step.id, ())
-        if step.deferred and not (awaited and all(ring[other] == ring[step.id] for other in awaited)):
-            deferred.setdefault(ring[step.id], step.deferred)
+    for step_id, step in draft.steps.items():
+        awaited = draft.awaits.get(step_id, ())
+        if step.deferred and not (awaited and all(ring[other] == ring[step_id] for other in awaited)):
+            deferred.setdefault(ring[step_id], step.deferred)
     for step_id in step_ids:
         draft.steps[step_id] = replace(draft.steps[step_id], deferred=deferred.get(ring[step_id], ""))
 
@@ -110,10 +110,10 @@ def _defer_early(draft: Draft, step_ids: list[str], ring: Mapping[str, int]) -> 
 def _tied(draft: Draft) -> dict[str, tuple[str, ...]]:
     """What each step waits for in all: what it needs and awaits, and what the other steps of its container do."""
     tied: dict[str, tuple[str, ...]] = {}
-    for step in draft.steps.values():
-        tied[step.id] = (*step.needs, *draft.awaits.get(step.id, ()))
+    for step_id, step in draft.steps.items():
+        tied[step_id] = (*step.needs, *draft.awaits.get(step_id, ()))
         if step.action.address.kind == "container":
             container = str(step.action.address)
-            tied[step.id] += (container,)
-            tied[container] = (*tied.get(container, ()), step.id)
+            tied[step_id] += (container,)
+            tied[container] = (*tied.get(container, ()), step_id)
     return tied
