@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.bench.engine import ALWAYS, SLEEPERS, Engine, four_at_a_time
+from tests.bench.engine import ALWAYS, SLEEPERS, Engine, four_at_a_time, remove_groups
 
 _START_SECONDS = 30.0
 
@@ -51,6 +51,7 @@ class Docker(Engine):
     ) -> None:
         self._daemon.terminate()
         self._daemon.wait()
+        remove_groups("docker")
 
     def _answers(self) -> bool:
         try:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -108,6 +108,14 @@ class Engine(AbstractContextManager["Engine"], ABC):
         """Runs a command whose time does not matter."""
         if command is not None:
             self.timed(command)
+
+
+def remove_groups(name: str) -> None:
+    """Removes the empty control groups below ``name`` that an engine left: they alone have no namespace of ours."""
+    for top in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+        for directory, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):  # one that is in use belongs to somebody else
+                Path(directory).rmdir()
 
 
 def four_at_a_time(command: str) -> list[str]:

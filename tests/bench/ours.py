@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from reconciler import __version__
-from tests.bench.engine import ALWAYS, SLEEPERS, Engine
+from tests.bench.engine import ALWAYS, SLEEPERS, Engine, remove_groups
 
 _COMMAND = str(Path(sys.executable).with_name("reconciler"))
 
@@ -41,6 +41,7 @@ class Ours(Engine):
     ) -> None:
         if self._root.exists():
             self.do([_COMMAND, "destroy", "--all", "--yes"])
+            remove_groups(f"reconciler-{(self._root / 'id').read_text().strip()}")
 
     def forget(self, image: str) -> None:
         # Every image of this root: in a cold pull there is no other.

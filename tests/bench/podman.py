@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from tests.bench.engine import ALWAYS, SLEEPERS, Engine, four_at_a_time
+from tests.bench.engine import ALWAYS, SLEEPERS, Engine, four_at_a_time, remove_groups
 
 # Its default limits need CAP_SYS_RESOURCE, which not every virtual machine grants.
 _CONTAINERS = """\
@@ -52,6 +52,7 @@ class Podman(Engine):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.do(["podman", "rm", "--all", "--force", "--time=0"])
+        remove_groups("libpod_parent")
 
     def forget(self, image: str) -> None:
         self.do(["podman", "rmi", "--force", f"{self.host}/{image}"])
