@@ -78,6 +78,46 @@ def test_g19_apply_killed_is_finished_by_the_next(host: Host, registry: Registry
     assert_whole(host)
 
 
+_REPLACED = """\
+networks: {{front: {{}}}}
+containers:
+  web:
+    image: {app}:{version}
+    command: [sleep, "3600"]
+    stop_signal: SIGKILL
+    networks: [front]
+    volumes: ["/data"]
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 3, 4, 5, 6, 7])
+def test_g19_replacement_killed_is_finished_by_the_next_apply(host: Host, registry: RegistryServer, lines: int) -> None:
+    app = f"{registry.host}/app"
+    host.declare(registry.host, _REPLACED.format(app=app, version=1))
+    host.apply()
+    old = host.container("shop/web")
+    kept = anonymous_volumes(host)
+    host.declare(registry.host, _REPLACED.format(app=app, version=2))
+    interrupt(host, lines, signal.SIGKILL).communicate()
+    # Old or new: the name always has a container, and the old one is not let go of before the new one has it.
+    between = host.container("shop/web")
+    assert between["status"] == "running" or len(list((host.root / "containers").iterdir())) == 2
+    host.apply()
+    new = host.container("shop/web")
+    assert new["status"] == "running"
+    assert new["image"] != old["image"]
+    assert host.is_converged()
+    assert {path.name for path in (host.root / "containers").iterdir()} == {new["id"]}
+    assert {path.name for path in (host.run_dir / "netns").iterdir()} == {new["id"]}
+    assert list(host.processes().values()) == [["sleep", "3600"]]
+    assert len([trace for trace in host.traces() if trace.startswith("link ")]) == 1 + 1  # bridge; end of a veth pair
+    assert anonymous_volumes(host) == kept
+
+
+def anonymous_volumes(host: Host) -> set[str]:
+    return {path.name for path in (host.root / "volumes").iterdir()}
+
+
 def test_apply_killed_again_and_again_converges_in_the_end(host: Host, registry: RegistryServer) -> None:
     declare(host, registry)
     for lines in (2, 1, 3, 2, 1, 2):
