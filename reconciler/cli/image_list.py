@@ -17,6 +17,8 @@ from reconciler.store.images import ImageRecord, Name
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    """One line of the listing."""
+
     repository: str
     tag: str
     image: ImageRecord

@@ -17,6 +17,8 @@ _MOST_DOUBLINGS = 30
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """One key that fails."""
+
     attempts: int
     until: float
 

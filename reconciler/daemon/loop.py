@@ -35,6 +35,8 @@ _LOCKED_RETRY = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
+    """A revision and what it came to."""
+
     revision: Revision
     desired: Desired
 

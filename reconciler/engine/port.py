@@ -70,6 +70,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class GenerationEntry:
+    """One resource of a generation: its canonical form, and the digest of an image or of a container's image."""
+
     form: Form
     digest: Digest | None = None
 

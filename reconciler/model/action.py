@@ -31,6 +31,8 @@ from reconciler.oci.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class _Action:
+    """What all actions have: the resource they are about."""
+
     address: Address
     verb: ClassVar[str] = ""
 
@@ -69,11 +71,15 @@ class EnsureNetwork(_Action):
 
 @dataclass(frozen=True, slots=True)
 class RemoveNetwork(_Action):
+    """Takes a network away; containers that are not running may still refer to it."""
+
     verb = "remove"
 
 
 @dataclass(frozen=True, slots=True)
 class EnsureVolume(_Action):
+    """Makes the volume, takes up one that had left its stack, or changes its labels. Data is never touched."""
+
     verb = "ensure"
     volume: Volume
     form: Form
@@ -99,6 +105,8 @@ class PullImage(_Action):
 
 @dataclass(frozen=True, slots=True)
 class ImportImage(_Action):
+    """Makes an image of a root filesystem archive."""
+
     verb = "import"
     source: Import
     form: Form
@@ -106,6 +114,8 @@ class ImportImage(_Action):
 
 @dataclass(frozen=True, slots=True)
 class LoadImage(_Action):
+    """Takes an image out of an archive."""
+
     verb = "load"
     source: Load
     form: Form
@@ -181,6 +191,8 @@ class StartContainer(_Action):
 
 @dataclass(frozen=True, slots=True)
 class StopContainer(_Action):
+    """Stops a container by its own signal and grace period."""
+
     verb = "stop"
     container_id: str
 

@@ -9,6 +9,8 @@ from reconciler.oci.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class Known:
+    """Somebody who must know answered with this digest."""
+
     digest: Digest
 
 

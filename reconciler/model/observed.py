@@ -31,12 +31,16 @@ class ObservedFact:
 
 @dataclass(frozen=True, slots=True)
 class ObservedNetwork:
+    """A network as recorded, and how its kernel side differs from that."""
+
     form: Form
     drift: tuple[Drift, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedVolume:
+    """A volume as recorded. ``bytes`` None was not measured."""
+
     form: Form
     bytes: int | None = None
 

@@ -46,6 +46,8 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
+    """How to reach one registry host: plain HTTP, TLS files (absolute paths) and where its credentials come from."""
+
     host: str
     plain_http: bool = False
     auth: Auth | None = None
@@ -98,6 +100,8 @@ PullPolicy = Literal["missing", "always", "newer", "never"]
 
 @dataclass(frozen=True, slots=True)
 class Pull:
+    """An image from a registry. ``platform`` None is that of the host."""
+
     reference: Reference
     policy: PullPolicy = "missing"
     platform: Platform | None = None
@@ -142,6 +146,8 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Image:
+    """An entry of ``images``: where the image comes from."""
+
     source: Pull | Import | Load | Commit
 
 
@@ -168,6 +174,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
+    """A directory that outlives its containers. An ``external`` one is used, never made or removed."""
+
     external: bool = False
     labels: Pairs = ()
 
@@ -210,6 +218,8 @@ class FileMount:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
+    """When a container is started again; ``attempts`` None is without limit."""
+
     policy: Literal["no", "on-failure", "always", "unless-stopped"] = "unless-stopped"
     attempts: int | None = None
 
@@ -221,6 +231,8 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
+    """Another container of the stack, and what it must have come to before this one starts."""
+
     container: Address
     condition: Literal["service_started", "service_completed_successfully"] = "service_started"
 

@@ -137,6 +137,8 @@ def _plan_commit(draft: Draft, address: Address, image: Image, commit: Commit) -
 
 @dataclass(frozen=True, slots=True)
 class _CommitState:
+    """How far the container of a commit is."""
+
     gate: Gate
     key: CommitKey | None = None
 

@@ -12,6 +12,8 @@ from reconciler.model.canonical import Form
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
+    """A port of the host, on one address or on all."""
+
     protocol: str
     port: int
     address: str = ""

@@ -37,12 +37,16 @@ class FetchToken(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Bearer:
+    """What a bearer challenge asks for."""
+
     realm: str
     service: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
+    """A token, and until when it is good on the monotonic clock."""
+
     header: str
     stale_at: float
 

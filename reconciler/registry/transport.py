@@ -41,6 +41,8 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
+    """What distinguishes one connection pool from another."""
+
     encrypted: bool
     tls: TlsConfig | None
     proxy: str | None

@@ -28,6 +28,8 @@ _MAX_REF = 255
 
 @dataclass(frozen=True, slots=True)
 class Credential:
+    """What a URL held besides its address."""
+
     username: str = field(repr=False)
     password: str = field(repr=False)
 

@@ -54,6 +54,8 @@ class Asked:
 
 @dataclass(slots=True)
 class _Rule:
+    """The steps for one kind of request."""
+
     prefix: str
     step: Step
     left: int

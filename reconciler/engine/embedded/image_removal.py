@@ -29,6 +29,8 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class _Doomed:
+    """What a removal would take away."""
+
     record: ImageRecord
     names: tuple[Name, ...]
 

@@ -52,6 +52,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRow:
+    """A network of this root: its subnet, and the name of its bridge."""
+
     address: Address
     form: Form
     subnet: IPv4Network
@@ -140,6 +142,8 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class TagRow:
+    """A declared tag: its stack, what this root last pushed, and how often it put that back."""
+
     form: Form
     stack: str
     pushed: Digest | None = None
