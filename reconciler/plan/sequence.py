@@ -15,14 +15,16 @@ from reconciler.plan.plan import Cost, Step
 
 
 def clear_leftovers(draft: Draft) -> None:
-    """Removes what interrupted replacements left, each before its successor starts, and only if it can start now."""
+    """Removes what interrupted replacements left, each before its successor starts, and not while that is blocked.
+
+    Where the start is deferred, so is the removal, as all steps of one container are.
+    """
     for found in sorted(draft.observed.leftovers, key=lambda item: (item.address, item.id)):
         if own_stack(found.address) not in draft.stacks:
             continue
         start = draft.steps.get(StartContainer(found.address).step_id)
         successor = draft.current(found.address, ObservedContainer)
-        held = found.address in draft.blocked or (start is not None and bool(start.deferred))
-        if found.alive and held and not (successor and successor.alive):
+        if found.alive and found.address in draft.blocked and not (successor and successor.alive):
             continue
         _remove_leftover(draft, found, start)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
@@ -11,7 +12,10 @@ import pytest
 from reconciler.engine.memory import MemoryEngine
 from reconciler.errors import HostError
 from reconciler.model.action import Action
+from reconciler.model.address import in_stack
+from reconciler.model.observed import Interest
 from reconciler.model.policy import PlanOptions
+from reconciler.model.resources import Container
 from reconciler.reconcile import Session, look, prepare
 from reconciler.testing.builders import Stack
 
@@ -138,6 +142,25 @@ def test_no_container_stops_for_a_new_network_before_all_on_it_can() -> None:
         engine.fault = _power_loss("pull ") if new else None
         _apply(stack, engine)
     assert engine.performed == []
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_what_an_interrupted_replacement_left_gives_way_too(ring: Callable[[Stack, bool], None]) -> None:
+    engine = _engine()
+    _apply(_stack(ring, new=False), engine)
+    interrupted = _stack(ring, new=False)
+    web = in_stack("container", "shop", "web")
+    changed = interrupted.resources[web]
+    assert isinstance(changed, Container)
+    interrupted.add(web, replace(changed, user="another"))
+    engine.fault = _power_loss("stop ")
+    _apply(interrupted, engine)
+    engine.fault = None
+    assert [found.address for found in engine.observe(Interest()).leftovers] == [web]
+    after = _stack(ring, new=True)
+    _apply(after, engine)
+    last = look(prepare(after.desired(), engine), engine, PlanOptions())[1]
+    assert (last.changes, last.steps, last.blocked) == ((), (), ())
 
 
 def _engine() -> MemoryEngine:
