@@ -1,7 +1,7 @@
 """Every error that this package raises on purpose.
 
 A message says what happened and where; ``hint`` says what to do next. Each class carries the exit code that the
-command line gives for it (DESIGN section 5), so that a new error cannot forget to choose one.
+command line gives for it (the table is in the README), so that a new error cannot forget to choose one.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def entry() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command and returns its exit code (DESIGN section 5). Never raises for what a user can cause."""
+    """Runs one command and returns its exit code (the table is in the README). Never raises for what a user can cause."""
     context: Context | None = None
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -285,7 +285,7 @@ def test_g01_git_itself_is_held_to_one_transport(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_ruling_10_exports_are_named_by_their_object_and_read_only(upstream: UpstreamRepository, root: Path) -> None:
+def test_exports_are_named_by_their_object_and_read_only(upstream: UpstreamRepository, root: Path) -> None:
     upstream.commit({"d/a.yaml": "", "d/conf/x": "1", "d/conf/deep/y": "2", "d/run.sh": "#!/bin/sh\n", "d/z": "z"})
     (upstream.path / "d/run.sh").chmod(0o755)
     upstream.commit({})
