@@ -6,7 +6,6 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -21,7 +20,6 @@ from reconciler.engine.embedded.image_lookup import find_image
 from reconciler.errors import LockedError, NotFoundError, ReconcilerError, RuntimeFailure, UsageError
 from reconciler.model.address import Address
 from reconciler.model.resources import Pull
-from reconciler.network.links import preload
 from reconciler.oci.digest import Digest
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
@@ -43,8 +41,6 @@ def run(context: Context, options: argparse.Namespace) -> int:
         raise UsageError("-t needs a terminal on standard input", hint="leave out -t")
     if options.rm and options.detach:
         raise UsageError("--rm needs somebody to wait for the end: not with -d", hint="remove it with container rm -f")
-    # The netlink library takes a while to load: it does so while the disk and the runtime are waited for.
-    threading.Thread(target=preload, name="preload", daemon=True).start()
     with exit_codes(), context.engine() as engine:
         container = requested(options, context.environment)
         with engine.turn(context.lock_timeout):

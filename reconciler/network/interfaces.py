@@ -1,7 +1,7 @@
-"""What a listing asks of interfaces, by the requests of netdevice(7).
+"""What listings and starts ask of interfaces, by the requests of netdevice(7).
 
-They answer at once, where rtnetlink costs a reader the import of pyroute2. Interfaces are those of the network
-namespace of the thread that asks.
+They answer at once, where rtnetlink costs the import of pyroute2. Interfaces are those of the network namespace of
+the thread that asks, which is why nothing here reads /sys/class/net: that shows the namespace it was mounted in.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import socket
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
+from pathlib import Path
 
-_SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFNETMASK = 0x8912, 0x8913, 0x891B
+_SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFNETMASK, _SIOCGIFMTU = 0x8912, 0x8913, 0x891B, 0x8921
 _UP = 1
+_ROUTES = Path("/proc/thread-self/net/route")
+_RTF_UP, _RTF_REJECT = 0x1, 0x200
 _NAME = 16
 _ENTRY = struct.calcsize("@16sHH4s16x")
 _MOST = 4096
@@ -23,9 +26,10 @@ _MOST = 4096
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """Whether it is up, and its IPv4 addresses, each with the prefix of the first."""
+    """Whether it is up, its MTU, and its IPv4 addresses, each with the prefix of the first."""
 
     up: bool
+    mtu: int
     addresses: tuple[IPv4Interface, ...]
 
 
@@ -38,11 +42,22 @@ def find_interface(name: str) -> Interface | None:
             if error.errno == errno.ENODEV:
                 return None
             raise
+        mtu = struct.unpack_from("@i", _ask(kernel, _SIOCGIFMTU, name), _NAME)[0]
         addresses = _addresses(kernel, name)
         if not addresses:
-            return Interface(bool(flags & _UP), ())
+            return Interface(bool(flags & _UP), mtu, ())
         mask = socket.inet_ntoa(_ask(kernel, _SIOCGIFNETMASK, name)[_NAME + 4 : _NAME + 8])
-    return Interface(bool(flags & _UP), tuple(IPv4Interface(f"{address}/{mask}") for address in addresses))
+    return Interface(bool(flags & _UP), mtu, tuple(IPv4Interface(f"{address}/{mask}") for address in addresses))
+
+
+def default_route() -> str | None:
+    """The interface of the main table's default route, the one with the smallest metric; None without one."""
+    found = []
+    for line in _ROUTES.read_text().splitlines()[1:]:
+        name, destination, _gateway, flags, _references, _uses, metric, mask, *_ = line.split()
+        if int(destination, 16) == int(mask, 16) == 0 and int(flags, 16) & (_RTF_UP | _RTF_REJECT) == _RTF_UP:
+            found.append((int(metric), name))
+    return min(found)[1] if found else None
 
 
 def _ask(kernel: socket.socket, request: int, name: str) -> bytes:

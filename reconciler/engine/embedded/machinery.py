@@ -35,5 +35,4 @@ class Machinery:
         self.observer = Observer(state, self.images, self.containers, self.wiring)
 
     def close(self) -> None:
-        self.wiring.close()
         self.state.close()

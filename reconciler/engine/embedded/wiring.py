@@ -41,25 +41,14 @@ def bridge_spec(row: NetworkRow) -> BridgeSpec:
 
 
 class Wiring:
-    """Safe to use from several threads. Opens its netlink socket at the first use."""
+    """Safe to use from several threads."""
 
     def __init__(self, state: State, *, may_set_sysctls: bool = True) -> None:
         self._state = state
         self._may_set_sysctls = may_set_sysctls
         self._lock = threading.RLock()
-        self._links: Links | None = None
+        self.links = Links(state.identity.id)
         self.firewall = Firewall(state.identity.id)
-
-    @property
-    def links(self) -> Links:
-        with self._lock:
-            if self._links is None:
-                self._links = Links(self._state.identity.id)
-            return self._links
-
-    def close(self) -> None:
-        if self._links is not None:
-            self._links.close()
 
     # Networks
 
@@ -153,8 +142,7 @@ class Wiring:
     def attaching(self, row: ContainerRow, endpoints: tuple[EndpointSpec, ...]) -> Iterator[None]:
         """Joins a placed container to its networks while the block runs; the bridges must be there.
 
-        The OCI runtime needs only the namespace until the program starts, and it is waited for; loading the netlink
-        library takes as long.
+        The OCI runtime needs only the namespace until the program starts, and it is waited for meanwhile.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="attach") as thread:
             attached = thread.submit(self._attach, row, endpoints)

@@ -72,7 +72,6 @@ class Net:
         self.firewall.destroy()
         namespaces.sweep(self.directory, ())
         self.links.sweep(())
-        self.links.close()
 
 
 @pytest.fixture(autouse=True)
