@@ -32,7 +32,7 @@ class Machinery:
         mounts = ContainerMounts(state)
         self.containers = Containers(state, self.runtime, self.wiring, mounts)
         self.recovery = Recovery(state, self.containers, mounts, self.wiring)
-        self.observer = Observer(state, self.images, self.containers, self.wiring)
+        self.observer = Observer(state, self.containers, self.wiring)
 
     def close(self) -> None:
         self.state.close()

@@ -8,7 +8,6 @@ from typing import Literal
 
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.containers import Containers
-from reconciler.engine.embedded.images import Images
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.wiring import Wiring, without_stack
 from reconciler.errors import NotFoundError
@@ -34,9 +33,8 @@ RemoteTags = Callable[[frozenset[Address]], Mapping[Address, RemoteTag]]
 
 
 class Observer:
-    def __init__(self, state: State, images: Images, containers: Containers, wiring: Wiring) -> None:
+    def __init__(self, state: State, containers: Containers, wiring: Wiring) -> None:
         self._state = state
-        self._images = images
         self._containers = containers
         self._wiring = wiring
 
@@ -104,7 +102,10 @@ class Observer:
         state = self._state
         records = {record.digest: record for record in state.images.list()}
         named = {name.name: name.digest for name in state.names.list()}
-        for address, entry in state.entries.all().items():
+        entries = state.entries.all()
+        blobs = frozenset(state.content.digests()) if entries else frozenset()
+        layers = state.layers.ready() if entries else frozenset()
+        for address, entry in entries.items():
             digest = named.get(str(address))
             if digest is None or not _within(address, mine):
                 continue
@@ -112,7 +113,7 @@ class Observer:
             resources[address] = ObservedImage(
                 entry.form,
                 digest,
-                complete=record is not None and self._images.complete(record),
+                complete=record is not None and blobs.issuperset(record.blobs) and layers.issuperset(record.chain_ids),
                 index=record.index_digest if record else None,
                 commit=entry.commit,
             )
