@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -71,22 +72,23 @@ class Containers:
         """See ``container_state.ended_at``."""
         return ended_at(self._state, row)
 
-    def reap(self) -> list[ContainerRow]:
-        """Records the end of every container that has ended, and takes away what it had while it ran.
+    def reap(self, rows: Iterable[ContainerRow]) -> list[ContainerRow]:
+        """Records the end of those that have ended since they were seen last, takes away what they had, and says which.
 
         What cannot be taken away now is logged: one container must not stand in the way of all the others.
         """
         ended = []
-        for row in self._state.containers.all():
+        for row in rows:
             if row.started_at is None or row.finished_at is not None:
                 continue
             found = self.state_of(row)
             if found.status == "exited":
                 try:
-                    self._finish(row, found)
+                    self._record_end(row, found)
+                    ended.append(row)
+                    self.take_down(row)
                 except ReconcilerError as error:
                     _log.warning("not-cleared", container=row.shown, error=str(error), hint=error.hint)
-                ended.append(row)
         return ended
 
     def mounted_sources(self) -> set[str]:
@@ -282,13 +284,16 @@ class Containers:
     # Parts
 
     def _finish(self, row: ContainerRow, found: TaskState) -> None:
+        self._record_end(row, found)
+        self.take_down(row)
+
+    def _record_end(self, row: ContainerRow, found: TaskState) -> None:
         self._state.containers.update(
             row.id,
             finished_at=self.ended_at(row),
             exit_code=found.exit_code,
             oom=found.oom,
         )
-        self.take_down(row)
 
     def _mount(self, row: ContainerRow, spec: StartSpec) -> None:
         """Mounts the root filesystem and fills fresh volumes from it."""

@@ -6,7 +6,7 @@ told from the rows alone. The exceptions are directories, which are made before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +34,10 @@ class Recovery:
 
         What cannot be cleared away is logged and left for another turn: it must not stand in everybody's way.
         """
-        self._containers.reap()
         rows = {row.id: row for row in self._state.containers.all()}
-        for container_id in self._left_over(rows):
+        ended = {row.id for row in rows.values() if row.finished_at is not None}
+        ended |= {row.id for row in self._containers.reap(rows.values())}
+        for container_id in self._left_over(rows, ended):
             self._try(partial(self._clear, container_id, rows.get(container_id)))
         self._try(partial(volumes.sweep, self._state.root))
         owned = {name for row in rows.values() for name, _ in row.settings.anonymous}
@@ -53,12 +54,11 @@ class Recovery:
         except ReconcilerError as error:
             _log.warning("not-cleared", error=str(error), hint=error.hint)
 
-    def _left_over(self, rows: Mapping[str, ContainerRow]) -> list[str]:
+    def _left_over(self, rows: Mapping[str, ContainerRow], ended: Set[str]) -> list[str]:
         """Containers without a row that have anything, and ended ones that still have what only running ones need."""
         state = self._state
         directories = _names(state.root / "containers")
         live = {*self._containers.tasks(), *_names(state.run / "rootfs"), *_names(state.run / "netns")}
-        ended = {row.id for row in rows.values() if row.finished_at is not None}
         return sorted((directories | live) - rows.keys() | (live & ended))
 
     def _clear(self, container_id: str, row: ContainerRow | None) -> None:

@@ -188,8 +188,9 @@ def test_what_cannot_be_cleared_away_does_not_end_a_turn(state: WriterState, mon
     class Stuck:
         """Containers and wiring that fail at everything."""
 
-        def reap(self) -> None:
+        def reap(self, rows: object) -> list[ContainerRow]:
             done.append("reap")
+            return []
 
         def tasks(self) -> tuple[str, ...]:
             return ("f" * 64,)
