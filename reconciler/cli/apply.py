@@ -45,7 +45,11 @@ def run(context: Context, options: argparse.Namespace) -> int:
 
 
 def destroy(context: Context, options: argparse.Namespace) -> int:
-    """Removes all that the named stacks own; the data of volumes stay unless ``--delete-volumes``."""
+    """Removes all that the named stacks own; the data of volumes stay unless ``--delete-volumes``.
+
+    With ``--all`` the network of containers run by hand goes too, once none of them is left.
+    """
+    from reconciler.engine.embedded.adhoc import drop_network
     from reconciler.model.desired import Desired
 
     if bool(options.stacks) == options.all:
@@ -58,7 +62,11 @@ def destroy(context: Context, options: argparse.Namespace) -> int:
             raise UsageError(f"no stack {unknown[0]!a} on this host", hint=f"the stacks are: {names}")
         stacks = frozenset(options.stacks) or known
         wanted = without_guards(PlanOptions(asked=True, delete_volumes=options.delete_volumes))
-        return _apply(context, options, engine, Desired({}, stacks, source=""), wanted)
+        code = _apply(context, options, engine, Desired({}, stacks, source=""), wanted)
+        if code == 0 and options.all and engine.view().state.identity.exists:
+            with engine.turn(context.lock_timeout):
+                drop_network(engine.writer())
+        return code
 
 
 def _apply(

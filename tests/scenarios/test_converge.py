@@ -259,6 +259,17 @@ def test_two_roots_on_one_machine_do_not_meet(
     assert one.is_converged()
 
 
+def test_a_pull_does_not_move_a_tag_that_another_stack_declares(host: Host, registry: RegistryServer, app: str) -> None:
+    tags = host.declare(registry.host, f"images: {{two: {app}:2}}\ntags: {{'{app}:1': two}}\n", stack="tags")
+    pulls = host.declare(registry.host, f"images: {{one: {{pull: '{app}:1', pull_policy: always}}}}\n", stack="pulls")
+    host.run("apply", tags, "--yes")
+    tagged = host.run("image", "inspect", f"{app}:1").json[0]["Id"]
+    host.run("apply", pulls, "--yes")
+    assert host.run("image", "inspect", f"{app}:1").json[0]["Id"] == tagged
+    assert host.run("image", "inspect", "pulls/one").json[0]["Id"] != tagged
+    assert host.is_converged()
+
+
 def test_a_stack_leaves_another_alone(host: Host, registry: RegistryServer, app: str) -> None:
     body = f"containers:\n  web:\n    image: {app}:1\n    {_SLEEP}\n"
     one, two = host.declare(registry.host, body, stack="one"), host.declare(registry.host, body, stack="two")

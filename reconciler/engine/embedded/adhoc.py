@@ -79,6 +79,16 @@ def ensure_networks(machinery: Machinery, networks: tuple[Address, ...]) -> None
         machinery.wiring.ensure(address, Network(), row.form if row else {})
 
 
+def drop_network(machinery: Machinery) -> bool:
+    """Takes the root's ``bridge`` away unless a container of no stack is left, which may want it again.
+
+    False when there was none or it stays. Needs the turn.
+    """
+    if any(row.address is None for row in machinery.state.containers.all()):
+        return False
+    return machinery.wiring.remove(ADHOC_NETWORK)
+
+
 def pull_image(
     engine: EmbeddedEngine, pull: Pull, progress: ItemProgress, *, plain_http: bool = False
 ) -> tuple[ImageRecord, int]:
@@ -94,7 +104,9 @@ def pull_image(
         raise (NotFoundError if isinstance(found, Absent) else RegistryError)(found.reason)
     known = machinery.state.names.lookup(str(pull.reference))
     check_movable(machinery.state, pull.reference, found.digest, pulled=True)
-    record, fetched = machinery.images.pull(engine.client(hosts), pull.reference, found.digest, found.index, progress)
+    record, fetched = machinery.images.pull(
+        engine.client(hosts), pull.reference, found.digest, found.index, progress, pull.platform
+    )
     machinery.state.names.set(Name(str(pull.reference), record.digest, known.stack if known else "", "tag"))
     return record, fetched
 

@@ -19,6 +19,8 @@ from reconciler.oci.digest import Digest
 from reconciler.store.gc import GarbageCollector, GcPlan, Root
 
 KEEP_GENERATIONS = 3
+HISTORY = 100
+"""Of each source this many generations stay on record, whether or not their images do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that would go. ``kind`` is container, image, layer, blob, partial or export; ``size`` in bytes."""
+    """One thing that would go. ``size`` in bytes.
+
+    ``kind`` is container, image, layer, blob, partial, export or generation.
+    """
 
     kind: str
     id: str
@@ -55,11 +60,14 @@ class Collection:
         """Everything that nothing needs, with why it goes and the bytes it frees. Writes nothing."""
         doomed = self._stale_containers()
         items = [
-            Item("container", row.id, f"it ended more than {self._limit()} ago", self._usage(row))
-            for row in doomed
+            Item("container", row.id, f"it ended more than {self._limit()} ago", self._usage(row)) for row in doomed
         ]
         items += _items(self._collector.plan(self._roots({row.id for row in doomed})))
-        return items + [Item("export", path.name, "no container uses it", disk_usage(path)) for path in self._exports()]
+        items += [Item("export", path.name, "no container uses it", disk_usage(path)) for path in self._exports()]
+        return items + [
+            Item("generation", str(number), "it is too old for retention and history", 0)
+            for number in self._forgettable()
+        ]
 
     def collect(self, items: list[Item]) -> list[Item]:
         """Frees what ``items`` lists and is still not needed; what was freed."""
@@ -75,6 +83,10 @@ class Collection:
         for path in self._exports():
             if (item := listed.get(("export", path.name))) is not None:
                 remove_tree(path, point="export.remove")
+                freed.append(item)
+        for number in self._forgettable():
+            if (item := listed.get(("generation", str(number)))) is not None:
+                self._state.generations.forget(number)
                 freed.append(item)
         return freed
 
@@ -114,6 +126,9 @@ class Collection:
             if row.address is None and row.finished_at is not None and now - row.finished_at > limit
         ]
 
+    def _forgettable(self) -> list[int]:
+        return forgettable(self._state.generations.all(), self.rules(), time.time())
+
     def _usage(self, row: ContainerRow) -> int:
         try:
             return self._state.snapshots.usage(row.id)
@@ -150,10 +165,29 @@ def rules_of(facts: Mapping[Address, ObservedFact]) -> Rules:
 
 def kept_generations(generations: list[Generation], keep: int) -> list[Generation]:
     """The last ``keep`` generations of each source: a busy source does not push out the others' rollbacks."""
-    by_source: dict[str, list[Generation]] = {}
+    return [item for found in by_source(generations).values() for item in (found[-keep:] if keep else [])]
+
+
+def by_source(generations: list[Generation]) -> dict[str, list[Generation]]:
+    found: dict[str, list[Generation]] = {}
     for generation in generations:
-        by_source.setdefault(generation.source, []).append(generation)
-    return [item for found in by_source.values() for item in (found[-keep:] if keep else [])]
+        found.setdefault(generation.source, []).append(generation)
+    return found
+
+
+def forgettable(generations: list[Generation], rules: Rules, now: float, *, least: int = HISTORY) -> list[int]:
+    """The numbers of the generations that no rule needs any more: neither their absence nor their presence tells.
+
+    Of each source stay the last ``keep_generations``, and no fewer than ``least``; and those that are younger than
+    ``unused_for``, with the one before them: it tells which images they replaced.
+    """
+    found = []
+    for history in by_source(generations).values():
+        young = next((at for at, item in enumerate(history) if now - item.created_at < rules.images_unused_for), None)
+        kept = max(least, rules.keep_generations)
+        last = len(history) - kept if young is None else min(len(history) - kept, young - 1)
+        found += [item.number for item in history[: max(last, 0)]]
+    return sorted(found)
 
 
 def unused_since(digest: Digest, fetched_at: float, generations: list[Generation]) -> float:

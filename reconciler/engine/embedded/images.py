@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.clock import SystemClock, rfc3339
 from reconciler.engine.embedded.image_build import changed_config, commit_config, new_config
-from reconciler.engine.embedded.resolve import ManifestSource
+from reconciler.engine.embedded.resolve import ManifestSource, check_platform
 from reconciler.engine.embedded.state import State
 from reconciler.errors import InvalidError, NotFoundError
 from reconciler.model.resources import Commit, ConfigChanges, Import
@@ -54,24 +54,31 @@ class Images:
         digest: Digest,
         index: Digest | None,
         progress: ItemProgress,
+        platform: Platform | None = None,
     ) -> tuple[ImageRecord, int]:
         """Makes the image with manifest ``digest`` complete on disk; the record and the bytes fetched.
 
-        What is there already is not fetched. Layers are fetched side by side and unpacked as they arrive.
+        What is there already is not fetched. Layers are fetched side by side and unpacked as they arrive. ``index``
+        is what the image was chosen from, and kept with it. Raises ``InvalidError`` before any layer is fetched when
+        the image is not for the ``platform`` asked for, or is another than the index says.
         """
+        implied = Platform.host() if index is not None and reference.digest != digest else None
+        wanted = platform or implied
         known = self._state.images.get(digest)
-        if known is not None and self.complete(known):
+        if known is not None and self.complete(known) and (index is None or self._state.content.has(index)):
+            check_platform(reference, wanted, known.platform)
             return known, 0
         with self._state.leases.take(f"pull {reference.familiar}", [digest]) as lease:
             data = self._manifests.get(client, reference, digest)
             manifest = _image_manifest(data, reference)
             lease.add(blob.digest for blob in manifest.blobs)
             self._state.content.put(data)
-            if index is not None and (indexed := self._manifests.local(index)) is not None:
+            if index is not None:
                 lease.add([index])
-                self._state.content.put(indexed)
+                self._state.content.put(self._manifests.get(client, reference, index))
             fetched = self._fetch(client, reference, manifest.config, progress)
             config = self._config(manifest.config)
+            check_platform(reference, wanted, config.platform)
             _check_layers(manifest, config)
             fetched += self._layers(client, reference, manifest, config, lease, progress)
             return self._record(digest, manifest, config, index), fetched

@@ -115,15 +115,17 @@ class Performer:
     def _pull(self, action: act.PullImage, progress: Progress) -> Outcome:
         report = partial(_report, progress, action.address)
         record, fetched = self._machinery.images.pull(
-            self._client(), action.pull.reference, action.pin.digest, action.pin.index, report
+            self._client(), action.pull.reference, action.pin.digest, action.pin.index, report, action.pull.platform
         )
         stack = action.address.stack
         reference = str(action.pull.reference)
         with self._state.database.transaction():
-            known = self._state.names.lookup(reference)
-            # A name made by hand stays its maker's: it does not go when the entry goes.
-            owner = known.stack if known is not None else stack
-            self._state.names.set(Name(reference, record.digest, owner, "tag"))
+            # What a declared tag means is for its stack to say.
+            if Address("tag", reference) not in self._state.tags.all():
+                known = self._state.names.lookup(reference)
+                # A name made by hand stays its maker's: it does not go when the entry goes.
+                owner = known.stack if known is not None else stack
+                self._state.names.set(Name(reference, record.digest, owner, "tag"))
             outcome = self._name_image(action.address, record, EntryRow(action.form))
         return Outcome(outcome.changed or fetched > 0, record.digest, bytes_pulled=fetched)
 
@@ -146,28 +148,36 @@ class Performer:
 
     def _name_image(self, address: Address, record: ImageRecord, entry: EntryRow) -> Outcome:
         known = self._state.names.lookup(str(address))
-        same = known is not None and known.digest == record.digest and self._state.entries.all().get(address) == entry
+        before = self._state.entries.all().get(address)
+        same = known is not None and known.digest == record.digest and before == entry
         if not same:
             with self._state.database.transaction():
                 self._state.names.set(Name(str(address), record.digest, address.stack, "entry"))
                 self._state.entries.set(address, entry.form, entry.commit)
+                if _pulled(before) != _pulled(entry):
+                    self._let_go(before, address.stack)
         return Outcome(not same, record.digest)
 
     def _release_image(self, address: Address) -> Outcome:
         with self._state.database.transaction():
-            entries = self._state.entries.all()
-            entry = entries.pop(address, None)
+            entry = self._state.entries.all().get(address)
             self._state.entries.drop(address)
             removed = self._state.names.remove(str(address))
-            pulled = _pulled(entry)
-            name = self._state.names.lookup(pulled) if pulled else None
-            if name is not None and name.stack == address.stack:
-                heir = next((other for other, row in entries.items() if _pulled(row) == pulled), None)
-                if heir is None:
-                    self._state.names.remove(name.name)
-                else:
-                    self._state.names.set(Name(name.name, name.digest, heir.stack, "tag"))
+            self._let_go(entry, address.stack)
         return Outcome(removed)
+
+    def _let_go(self, entry: EntryRow | None, stack: str) -> None:
+        """Takes away the name that a former entry of the stack pulled, or leaves it to another entry that pulls it."""
+        pulled = _pulled(entry)
+        name = self._state.names.lookup(pulled) if pulled else None
+        if name is None or name.stack != stack or Address("tag", name.name) in self._state.tags.all():
+            return
+        heirs = (address for address, row in self._state.entries.all().items() if _pulled(row) == pulled)
+        heir = next(heirs, None)
+        if heir is None:
+            self._state.names.remove(name.name)
+        else:
+            self._state.names.set(Name(name.name, name.digest, heir.stack, "tag"))
 
     def _digest(self, image: Address, digest: Digest | None) -> Digest:
         if digest is not None:

@@ -226,9 +226,9 @@ class Generations:
             for row in self._database.query("SELECT * FROM generations ORDER BY number")
         ]
 
-    def forget_before(self, number: int) -> None:
+    def forget(self, number: int) -> None:
         with self._database.transaction() as connection:
-            connection.execute("DELETE FROM generations WHERE number < ?", (number,))
+            connection.execute("DELETE FROM generations WHERE number = ?", (number,))
 
     def stacks_of(self, source: str) -> frozenset[str]:
         rows = self._database.query("SELECT stack FROM sources WHERE source = ?", (source,))

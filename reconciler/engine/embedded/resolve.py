@@ -12,6 +12,7 @@ from reconciler.model.address import Address
 from reconciler.model.desired import Pin, Resolution
 from reconciler.model.facts import Absent, Unknown
 from reconciler.model.resources import Pull
+from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
@@ -60,13 +61,18 @@ def resolve_all(
 
 
 def _resolve(pull: Pull, state: State, client: Callable[[], RegistryClient], manifests: ManifestSource) -> Resolution:
-    stored = _stored(pull, state)
+    try:
+        stored = _stored(pull, state)
+    except InvalidError as error:
+        if pull.policy in ("missing", "never"):
+            return Absent(error.reason)
+        stored = None
     if stored is not None and pull.policy in ("missing", "never"):
         return stored
     if pull.policy == "never":
         return Absent(f"{pull.reference.familiar} is not on this host, and pull_policy is never")
     try:
-        return _ask(pull, client(), manifests)
+        return _ask(pull, client(), state, manifests)
     except NotFoundError as error:
         return Absent(error.reason)
     except InvalidError as error:
@@ -83,7 +89,7 @@ def _stored(pull: Pull, state: State) -> Pin | None:
     """What the reference means on this host: the image it was last pulled as, if that is there and fits.
 
     A name points at one image at a time, but entries may want several platforms of one index: any that was chosen
-    from the same index will do.
+    from the same index will do. Raises ``InvalidError`` when it is the only one, and for another platform.
     """
     digest = pull.reference.digest
     if digest is None:
@@ -93,20 +99,20 @@ def _stored(pull: Pull, state: State) -> Pin | None:
         return None
     record = state.images.get(digest)
     if record is not None and (pull.reference.digest is not None or record.index_digest is None):
+        check_platform(pull.reference, pull.platform, record.platform)
         candidates = [record]  # the one image that the reference can mean, for whatever platform it is
-        wanted = pull.platform
     else:
         index = record.index_digest if record is not None else digest
-        candidates = list(state.images.of_index(index)) if index is not None else []
         wanted = pull.platform or Platform.host()
+        found = state.images.of_index(index) if index is not None else ()
+        candidates = [image for image in found if wanted.runs(image.platform)]
     for image in candidates:
-        fits = wanted is None or wanted.runs(image.platform)
-        if fits and all(state.layers.has(chain) for chain in image.chain_ids):
+        if all(state.layers.has(chain) for chain in image.chain_ids):
             return Pin(image.digest, image.index_digest, answered_by="store")
     return None
 
 
-def _ask(pull: Pull, client: RegistryClient, manifests: ManifestSource) -> Pin:
+def _ask(pull: Pull, client: RegistryClient, state: State, manifests: ManifestSource) -> Pin:
     found = client.resolve(pull.reference, known=lambda digest: manifests.local(digest) is not None)
     digest = found.descriptor.digest
     if found.data is not None:
@@ -115,12 +121,25 @@ def _ask(pull: Pull, client: RegistryClient, manifests: ManifestSource) -> Pin:
     parsed = parse_manifest(data, found.descriptor.media_type)
     note = "; ".join(found.notes)
     if isinstance(parsed, Manifest):
+        config = parsed.config.digest
+        if parsed.is_image and state.content.has(config):  # else the pull will see, before it takes any layer
+            found_platform = ImageConfig.parse(state.content.read(config, MAX_CONFIG_BYTES)).platform
+            check_platform(pull.reference, pull.platform, found_platform)
         return Pin(digest, None, _blobs(parsed), found.source, note)
     chosen = parsed.choose(pull.platform or Platform.host())
     manifest = parse_manifest(manifests.get(client, pull.reference, chosen.digest), chosen.media_type)
     if not isinstance(manifest, Manifest):
         raise InvalidError(f"index {digest} has another index as its entry for the platform")
     return Pin(chosen.digest, digest, _blobs(manifest), found.source, note)
+
+
+def check_platform(reference: Reference, wanted: Platform | None, found: Platform) -> None:
+    """Raises ``InvalidError`` when an image for ``found`` is not what was ``wanted``; None takes any."""
+    if wanted is not None and not wanted.runs(found):
+        raise InvalidError(
+            f"{reference.familiar} is for {found}, not for {wanted}",
+            hint="use an image that was built for it, or say the image's own platform with `platform:`",
+        )
 
 
 def _blobs(manifest: Manifest) -> tuple[Descriptor, ...]:

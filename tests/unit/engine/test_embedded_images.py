@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engine.embedded.collect import kept_generations, rules_of, unused_since
+from reconciler.engine.embedded.collect import HISTORY, Rules, forgettable, kept_generations, rules_of, unused_since
 from reconciler.engine.embedded.perform import opener
 from reconciler.engine.embedded.registries import merged, recorded_facts
 from reconciler.engine.embedded.resolve import ManifestSource, resolve_all
@@ -122,6 +122,17 @@ def test_a_digest_of_an_image_means_no_sibling_of_it(state: WriterState) -> None
 def test_the_only_image_of_a_tag_is_taken_as_it_is(state: WriterState) -> None:
     digest = store(state, "odd", platform=ELSEWHERE, name="app:1")
     assert pin(state, "app:1") == digest
+
+
+def test_p52_the_only_image_of_a_tag_is_not_taken_for_another_platform(state: WriterState) -> None:
+    store(state, "odd", platform=ELSEWHERE, name="app:1")
+    client = Unreachable()
+    found = resolve(state, Pull(Reference.parse("app:1"), "missing", HERE), client)
+    assert isinstance(found, Absent)
+    assert f"for {ELSEWHERE}, not for {HERE}" in found.reason
+    assert client.asked == 0
+    assert isinstance(resolve(state, Pull(Reference.parse("app:1"), "always", HERE), client), Unknown)
+    assert client.asked == 1
 
 
 def test_an_image_without_its_layers_is_not_there(state: WriterState) -> None:
@@ -238,3 +249,35 @@ def test_an_image_is_in_use_until_the_generation_that_replaced_it() -> None:
     assert unused_since(Digest.of(b"old"), 5, history) == 30
     assert unused_since(Digest.of(b"new"), 5, history) == 40
     assert unused_since(Digest.of(b"none"), 5, history) == 5
+
+
+@given(
+    made=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", "z"]), st.integers(0, 30)), max_size=30),
+    keep=st.integers(0, 5),
+    unused_for=st.integers(0, 30),
+)
+def test_what_is_forgotten_is_missed_by_no_rule(made: list[tuple[str, str, int]], keep: int, unused_for: int) -> None:
+    times = sorted(at for _, _, at in made)
+    history = [
+        generation(number, seed, source=source, at=at)
+        for number, ((source, seed, _), at) in enumerate(zip(made, times, strict=True), 1)
+    ]
+    now, rules = 30.0, Rules(keep, unused_for)
+    gone = set(forgettable(history, rules, now, least=2))
+    left = [item for item in history if item.number not in gone]
+    assert {item.number for item in kept_generations(left, keep)} == {
+        item.number for item in kept_generations(history, keep)
+    }
+    for digest in (Digest.of(seed.encode()) for seed in "xyz"):
+        assert (now - unused_since(digest, 0, left) < unused_for) == (
+            now - unused_since(digest, 0, history) < unused_for
+        )
+
+
+def test_history_is_bounded_for_each_source() -> None:
+    busy = [generation(number, source="dir:/busy") for number in range(2, HISTORY + 10)]
+    history = [generation(1), *busy]
+    assert forgettable(history, Rules(), now=1000) == list(range(2, 10))
+    assert forgettable(history, Rules(keep_generations=HISTORY + 4), now=1000) == [2, 3, 4, 5]
+    recent = [generation(number, at=990) for number in range(1, HISTORY + 10)]
+    assert forgettable(recent, Rules(images_unused_for=20), now=1000) == []
