@@ -115,7 +115,7 @@ def test_g19_replacement_killed_is_finished_by_the_next_apply(host: Host, regist
 
 
 def anonymous_volumes(host: Host) -> set[str]:
-    return {path.name for path in (host.root / "volumes").iterdir()}
+    return {path.name for path in (host.root / "volumes/anonymous").iterdir()}
 
 
 def test_apply_killed_again_and_again_converges_in_the_end(host: Host, registry: RegistryServer) -> None:
