@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.apply.report import Report, StepResult
 from reconciler.apply.runner import Listener, run
 from reconciler.engine.port import Engine, Generation, GenerationEntry, HostFacts, Progress
 from reconciler.errors import ReconcilerError
-from reconciler.model.action import StartContainer
+from reconciler.model.action import RemoveContainer, StartContainer
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
 from reconciler.model.desired import Desired, Resolution
@@ -41,11 +41,20 @@ def prepare(desired: Desired, engine: Engine, pins: Mapping[Address, Resolution]
 
 
 def look(
-    desired: Desired, engine: Engine, options: PlanOptions, due: Collection[Address] = ()
+    desired: Desired, engine: Engine, options: PlanOptions, due: Collection[Address] = (), *, sizes: bool = False
 ) -> tuple[Observed, Plan]:
-    """Observes and plans. ``desired`` must come from ``prepare``. Writes nothing."""
-    observed = engine.observe(interest_of(desired), HostFacts(*host_facts(desired)))
-    return observed, make_plan(desired, observed, engine.capabilities, options, due)
+    """Observes and plans. ``desired`` must come from ``prepare``. Writes nothing.
+
+    With ``sizes`` the plan tells how much it discards. Only those containers are measured, in a second look.
+    """
+    interest, facts = interest_of(desired), HostFacts(*host_facts(desired))
+    observed = engine.observe(interest, facts)
+    made = make_plan(desired, observed, engine.capabilities, options, due)
+    removed = frozenset(step.action.address for step in made.steps if isinstance(step.action, RemoveContainer))
+    if sizes and removed:
+        observed = engine.observe(replace(interest, sizes=removed), facts)
+        made = make_plan(desired, observed, engine.capabilities, options, due)
+    return observed, made
 
 
 @dataclass(frozen=True, slots=True)

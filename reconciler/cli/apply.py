@@ -82,7 +82,7 @@ def _apply(
     from reconciler.reconcile import is_recorded, look, prepare
 
     desired = prepare(desired, engine, pins)
-    observed, plan = look(desired, engine, wanted)
+    observed, plan = look(desired, engine, wanted, sizes=True)
     if saved is not None:
         if saved.root_id != observed.root_id:
             raise StalePlanError("the saved plan was made for another root", hint="plan again with this --root")

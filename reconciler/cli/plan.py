@@ -34,10 +34,10 @@ def run(context: Context, options: argparse.Namespace) -> int:
     with context.engine() as engine:
         desired = prepare(desired, engine)
         try:
-            observed, plan = look(desired, engine, wanted)
+            observed, plan = look(desired, engine, wanted, sizes=True)
         except RefusedError:
             # What is refused is what somebody has to look at.
-            _, plan = look(desired, engine, without_guards(wanted))
+            _, plan = look(desired, engine, without_guards(wanted), sizes=True)
             context.stdout.write(render(context, plan, options.output))
             raise
     if options.out:

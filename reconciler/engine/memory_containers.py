@@ -48,7 +48,7 @@ class MemoryContainers:
             raise ConflictError(f"{action.address} exists already", hint="plan again")
         self._made += 1
         id_ = Digest.of(f"{action.address} {self._made}".encode()).hex
-        self._all[id_] = ObservedContainer(id_, action.address, action.form, "created", action.image)
+        self._all[id_] = ObservedContainer(id_, action.address, action.form, "created", action.image, discarded_bytes=0)
         self._named[action.address] = id_
         return Outcome()
 

@@ -90,7 +90,8 @@ class ObservedContainer:
 
     ``form`` is the canonical form it was made from, with the image's digest under ``image``. ``exit_code`` is None
     while it runs, and when nobody could tell. ``run`` counts its starts; ``streak`` the restarts since it last ran
-    long enough (model/policy.py). ``commit_key`` is present when it was asked for.
+    long enough (model/policy.py). ``fingerprint`` and ``discarded_bytes``, the size of the writable layer, are None
+    unless they were asked for: they take reading all its files.
     """
 
     id: str
@@ -104,7 +105,7 @@ class ObservedContainer:
     streak: int = 0
     started_at: float | None = None
     finished_at: float | None = None
-    discarded_bytes: int = 0
+    discarded_bytes: int | None = None
     fingerprint: str | None = None
     drift: tuple[Drift, ...] = ()
 
@@ -149,4 +150,5 @@ class Interest:
     addresses: frozenset[Address] = frozenset()
     remote_tags: frozenset[Address] = frozenset()
     fingerprints: frozenset[Address] = frozenset()
+    sizes: frozenset[Address] = frozenset()
     blobs: frozenset[Digest] = frozenset()

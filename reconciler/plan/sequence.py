@@ -48,9 +48,10 @@ def _report_leftover(draft: Draft, found: ObservedContainer) -> None:
         cost = Cost(discarded_bytes=found.discarded_bytes, downtime=found.alive)
         draft.change(found.address, "update" if declared else "delete", "leftover", message, cost=cost)
         return
+    before, more = change.cost.discarded_bytes, found.discarded_bytes
     cost = replace(
         change.cost,
-        discarded_bytes=(change.cost.discarded_bytes or 0) + found.discarded_bytes,
+        discarded_bytes=None if before is None or more is None else before + more,
         downtime=change.cost.downtime or found.alive,
     )
     reason = Reason(change.reason.code, f"{change.reason.message}; {message}")

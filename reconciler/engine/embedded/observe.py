@@ -57,7 +57,7 @@ class Observer:
         for row in state.containers.all():
             if row.address is None:
                 continue
-            seen = self._container(row, row.address, with_fingerprint=row.address in interest.fingerprints)
+            seen = self._container(row, row.address, interest)
             if not _within(row.address, mine):
                 others[row.address] = seen
             elif row.name is None:
@@ -144,7 +144,7 @@ class Observer:
             else:
                 resources[address] = seen
 
-    def _container(self, row: ContainerRow, address: Address, *, with_fingerprint: bool) -> ObservedContainer:
+    def _container(self, row: ContainerRow, address: Address, interest: Interest) -> ObservedContainer:
         found = self._containers.state_of(row)
         status: Status = "exited" if found.status == "absent" else found.status
         if found.running and not found.monitored:
@@ -164,8 +164,8 @@ class Observer:
             streak=row.streak,
             started_at=row.started_at,
             finished_at=finished,
-            discarded_bytes=self._usage(row),
-            fingerprint=self._fingerprint(row) if with_fingerprint and not found.running else None,
+            discarded_bytes=self._usage(row) if address in interest.sizes else None,
+            fingerprint=self._fingerprint(row) if address in interest.fingerprints and not found.running else None,
         )
 
     def _usage(self, row: ContainerRow) -> int:

@@ -10,14 +10,16 @@ import pytest
 
 from reconciler.apply.report import Report
 from reconciler.engine.memory import MemoryEngine
-from reconciler.engine.port import Event, Generation
+from reconciler.engine.port import Event, Generation, HostFacts
 from reconciler.errors import HostError, LockedError
 from reconciler.model.address import Address
+from reconciler.model.observed import Interest, Observed
 from reconciler.model.policy import PlanOptions
 from reconciler.reconcile import Session, look, prepare
 from reconciler.testing.builders import Stack
 
 ASKED = PlanOptions(asked=True)
+NO_FACTS = HostFacts()
 
 
 class Engine(MemoryEngine):
@@ -183,3 +185,21 @@ def test_a_failed_job_that_a_person_asks_for_runs_once_more_also_when_it_must_wa
     engine.performed.clear()
     apply(engine, jobs("two"))
     assert [action.address for action in engine.performed if action.verb == "start"] == [first, job]
+
+
+def test_only_what_a_plan_discards_is_measured_and_only_when_asked() -> None:
+    asked: list[frozenset[Address]] = []
+
+    class Measuring(Engine):
+        def observe(self, interest: Interest, hosts: HostFacts = NO_FACTS) -> Observed:
+            asked.append(interest.sizes)
+            return super().observe(interest, hosts)
+
+    engine = Measuring()
+    apply(engine, stack(names=("web", "db")))
+    assert set(asked) == {frozenset()}
+    asked.clear()
+    desired = prepare(stack(names=("db",)).desired(), engine)
+    look(desired, engine, ASKED)
+    look(desired, engine, ASKED, sizes=True)
+    assert asked == [frozenset(), frozenset(), frozenset({Address("container", "shop/web")})]
