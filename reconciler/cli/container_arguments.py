@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from argparse import REMAINDER
+from collections.abc import Sequence
 from typing import Any
 
 from reconciler.cli.command import Parser, command
 
 
-def add(commands: Any) -> None:
-    """Adds ``container`` and its subcommands."""
+def add(commands: Any, arguments: Sequence[str] = ()) -> None:
+    """Adds ``container`` and its subcommands, or as many of them as parsing ``arguments`` takes."""
     container = commands.add_parser("container", help="run and look at containers")
     verbs = container.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _run(verbs)
+    if arguments[:1] == ["run"]:
+        return
     _list(verbs)
     _life(verbs)
     _inside(verbs)

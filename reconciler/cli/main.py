@@ -32,11 +32,11 @@ def entry() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command and returns its exit code (the table is in the README). Never raises for what a user can cause."""
+    """Runs one command and returns its exit code (the README has the table). Never raises for what a user can cause."""
     context: Context | None = None
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        options = build_parser().parse_args(arguments)
+        options = build_parser(arguments).parse_args(arguments)
         log.configure(level=options.log_level, format=options.log_format, color=sys.stderr.isatty())
         context = from_process(options.root, options.lock_timeout, options.progress)
         code: int = options.run(context, options)
