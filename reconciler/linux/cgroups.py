@@ -102,10 +102,9 @@ class Cgroups:
     def remove(self, group: str) -> bool:
         """Removes ``group`` and the groups below it. False when a process is still in one of them."""
         for top in self.directories(group):
-            inner = [path for path in top.rglob("*") if path.is_dir()]
-            for path in [*sorted(inner, reverse=True), top]:
+            for path, _, _ in os.walk(top, topdown=False):
                 with suppress(OSError):  # EBUSY: somebody lives there
-                    path.rmdir()
+                    Path(path).rmdir()
         return not self.directories(group)
 
     @staticmethod
