@@ -7,7 +7,6 @@ say 127 for what is not found and 126 for what cannot be executed, and people's 
 from __future__ import annotations
 
 import os
-import platform
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +105,7 @@ def _check_elf(root: Rooted, name: str, path: str, data: bytes) -> None:
         machine, interpreter = read_elf(data)
     except (struct.error, ValueError):
         raise _format_error(name, path, "a damaged ELF file") from None
-    host = platform.machine()
+    host = os.uname().machine
     if machine not in _MACHINES.get(host, (machine,)):
         if _registered(data, path):
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-import platform
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +37,7 @@ def load_profile(capabilities: frozenset[str], path: Path = PROFILE) -> dict[str
     """
     try:
         modified = path.stat().st_mtime_ns
-        return _load(path, modified, capabilities, platform.machine())
+        return _load(path, modified, capabilities, os.uname().machine)
     except FileNotFoundError:
         raise HostError(f"the seccomp profile {path} is missing", hint=_PACKAGE_HINT) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
