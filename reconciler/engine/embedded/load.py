@@ -20,6 +20,7 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
 from reconciler.oci.platform import Platform
+from reconciler.oci.reference import Reference
 from reconciler.store.compression import detect
 from reconciler.store.images import ImageRecord
 
@@ -149,9 +150,19 @@ def _open(members: _Members, name: str) -> BinaryIO:
     return file  # type: ignore[no-any-return]
 
 
+def _same(name: str, ref: str) -> bool:
+    """Whether both mean one image. ``docker save`` writes ``app:1`` where skopeo writes ``docker.io/library/app:1``."""
+    if name == ref:
+        return True
+    try:
+        return Reference.parse(name) == Reference.parse(ref)
+    except InvalidError:
+        return False
+
+
 def _pick(candidates: list[tuple[tuple[str, ...], T]], ref: str, what: str) -> T:
     """The candidate named ``ref``, or the only one."""
-    fitting = [item for names, item in candidates if ref in names] if ref else [item for _, item in candidates]
+    fitting = [item for names, item in candidates if not ref or any(_same(name, ref) for name in names)]
     if len(fitting) == 1:
         return fitting[0]
     known = ", ".join(sorted(name for names, _ in candidates for name in names)) or "none has a name"
