@@ -86,7 +86,7 @@ def _life(verbs: Any) -> None:
     wait.set_defaults(run=command("container_life", "wait"))
 
     remove = verbs.add_parser("rm", help="remove containers and what they wrote", allow_abbrev=False)
-    remove.add_argument("-f", "--force", action="store_true", help="stop those that run")
+    remove.add_argument("-f", "--force", action="store_true", help="kill those that run")
     _names(remove)
     remove.set_defaults(run=command("container_life", "remove"))
 

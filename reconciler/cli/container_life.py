@@ -51,10 +51,15 @@ def wait(context: Context, options: argparse.Namespace) -> int:
 
 
 def remove(context: Context, options: argparse.Namespace) -> int:
-    """Removes containers with their writable layers and anonymous volumes, and prints their names."""
+    """Removes containers with their writable layers and anonymous volumes, and prints their names.
+
+    With ``--force`` those that run are killed: who forces does not wait for a stop's grace period.
+    """
     with context.engine() as engine, engine.turn(context.lock_timeout):
         machinery = engine.writer()
         for row in _found(machinery.state, options.names):
+            if options.force:
+                machinery.runtime.kill(row.id)
             machinery.containers.remove(row, force=options.force)
             context.print(row.shown)
             if row.address is not None:

@@ -84,6 +84,12 @@ def test_the_life_of_a_detached_container(host: Host, image: str) -> None:
     assert host.run("container", "ls", "-aq").out == ""
 
 
+def test_who_forces_a_removal_does_not_wait_for_the_grace_period(host: Host, image: str) -> None:
+    # Process 1 without a handler ignores SIGTERM (case X13): only a kill ends it before ten minutes are over.
+    host.run("container", "run", "-d", "--name", "deaf", "--stop-timeout", "600", image, "sleep", "1000")
+    assert host.run("container", "rm", "-f", "deaf").out == "deaf\n"
+
+
 def test_what_a_container_wrote_is_there_when_it_starts_again(host: Host, image: str) -> None:
     host.run("container", "run", "--name", "keeper", image, "sh", "-c", "cat /seen 2>/dev/null; echo once > /seen")
     assert host.run("container", "start", "-a", "keeper").out == "once\n"
@@ -216,7 +222,8 @@ def test_x10_a_terminal_of_the_right_size_that_takes_control_characters(host: Ho
         os.write(terminal, b"stty size; echo $((40+2))\n")
         assert b"33 101\r\n42\r\n" in _until(terminal, lambda seen: b"42\r\n" in seen)
         os.write(terminal, b"echo $((50+1)); sleep 1000\n")
-        _until(terminal, lambda seen: b"51\r\n" in seen)  # only then has the shell left its line editor
+        _until(terminal, lambda seen: b"51\r\n" in seen)
+        host.until(lambda: ["sleep", "1000"] in host.processes().values())  # before that, the shell gets the character
         os.write(terminal, b"\x03")
         _until(terminal, lambda seen: b"# " in seen)
         os.write(terminal, b"exit 7\n")
