@@ -81,14 +81,19 @@ def _daemon_lines(daemon: DaemonStatus | None) -> Iterator[str]:
     if found.bad is not None:
         held = "held back" if found.bad.refused else "not applied"
         named = f" {found.bad.revision[:12]}" if found.bad.revision else ""
-        yield f"  Revision{named} is {held} since {found.bad.since}: {printable(found.bad.message)}"
+        yield f"  Revision{named} is {held} since {found.bad.since}: {_inside(found.bad.message)}"
         if found.bad.hint:
             yield f"    hint: {printable(found.bad.hint)}"
     if found.error:
-        yield f"  The last pass failed: {printable(found.error)}"
+        yield f"  The last pass failed: {_inside(found.error)}"
     for failure in found.failures:
         again = f" (next try {failure.next_try})" if failure.next_try else ""
-        yield f"  {failure.address}: {printable(failure.message)}{again}"
+        yield f"  {failure.address}: {_inside(failure.message)}{again}"
+
+
+def _inside(message: str) -> str:
+    """A message of several lines, such as the problems of a spec, kept inside what it is told with."""
+    return printable(message, keep="\n").replace("\n", "\n    ")
 
 
 def describe(container: ObservedContainer, now: float) -> str:

@@ -14,8 +14,9 @@ from reconciler.apply.report import Report, StepResult
 from reconciler.cli.context import Context, auth_files, proxies
 from reconciler.cli.progress import display
 from reconciler.cli.report import document
-from reconciler.cli.status import describe
+from reconciler.cli.status import _daemon_lines, describe
 from reconciler.cli.table import ago, since, size, table
+from reconciler.daemon.conditions import BadRevision, Conditions, DaemonStatus
 from reconciler.engine.port import Outcome, ProgressEvent
 from reconciler.errors import HostError, LockedError
 from reconciler.model.action import ReleaseVolume
@@ -178,4 +179,14 @@ def test_logins_of_docker_and_podman_are_known() -> None:
         "/d/config.json",
         "/x/containers/auth.json",
         "/h/.config/containers/auth.json",
+    ]
+
+
+def test_the_problems_of_a_bad_revision_are_told_line_by_line_inside_its_own() -> None:
+    bad = BadRevision("0123456789abcdef", "a.yaml:1:1: one\n  mend it\na.yaml:2:1: \x1b[2J", "", False, "now")
+    _, *lines = _daemon_lines(DaemonStatus(1, True, Conditions("dir:/specs", bad=bad)))
+    assert "\n".join(lines).splitlines() == [
+        "  Revision 0123456789ab is not applied since now: a.yaml:1:1: one",
+        "      mend it",
+        "    a.yaml:2:1: \\x1b[2J",
     ]
