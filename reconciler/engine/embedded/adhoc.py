@@ -14,8 +14,6 @@ from reconciler.engine.port import HostFacts
 from reconciler.errors import ConflictError, NotFoundError, RegistryError
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
-from reconciler.model.desired import Pin
-from reconciler.model.facts import Absent
 from reconciler.model.resources import Container, Network, Pull, Registry
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
@@ -96,6 +94,9 @@ def pull_image(
 
     Needs the turn. The tag's owner stays who it was. Raises ``NotFoundError``, ``RegistryError``, ``ConflictError``.
     """
+    from reconciler.model.desired import Pin
+    from reconciler.model.facts import Absent
+
     machinery = engine.writer()
     hosts = plain_hosts(machinery.state, pull.reference.registry) if plain_http else HostFacts()
     address = Address("image", pull.reference.familiar)

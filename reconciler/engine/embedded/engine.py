@@ -14,26 +14,22 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.host import read_host_settings
 from reconciler.engine.embedded.machinery import Machinery
-from reconciler.engine.embedded.perform import Performer
 from reconciler.engine.embedded.registries import Surroundings, make_client, merged, recorded_facts
-from reconciler.engine.embedded.resolve import resolve_all
 from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer, was_cut_off
-from reconciler.engine.embedded.tags import remote_tags
-from reconciler.engine.embedded.waiting import wait_for_exit
-from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
+from reconciler.engine.port import HostFacts
 from reconciler.linux.durable import host_error
 from reconciler.linux.lock import DirectoryLock
 from reconciler.model.address import Address
 from reconciler.model.capabilities import Capabilities
-from reconciler.model.observed import Interest
 from reconciler.oci.digest import Digest
 from reconciler.store.identity import note_place, prepare_root
 
 if TYPE_CHECKING:
+    from reconciler.engine.port import Event, Generation, Outcome, Progress
     from reconciler.model.action import Action
     from reconciler.model.desired import Resolution
     from reconciler.model.facts import RemoteTag
-    from reconciler.model.observed import Observed
+    from reconciler.model.observed import Interest, Observed
     from reconciler.model.resources import Pull
     from reconciler.registry.client import RegistryClient
 
@@ -93,10 +89,14 @@ class EmbeddedEngine:
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         if not pulls:
             return {}
+        from reconciler.engine.embedded.resolve import resolve_all
+
         view = self.view()
         return resolve_all(pulls, view.state, partial(self.client, hosts), view.manifests)
 
     def observe(self, interest: Interest, hosts: HostFacts = HostFacts()) -> Observed:  # noqa: B008  frozen
+        from reconciler.engine.embedded.tags import remote_tags
+
         view = self.view()
         self._facts = hosts
 
@@ -106,6 +106,8 @@ class EmbeddedEngine:
         return view.observer.observe(interest, ask, may_set_sysctls=view.host.may_set_sysctls)
 
     def perform(self, action: Action, progress: Progress) -> Outcome:
+        from reconciler.engine.embedded.perform import Performer
+
         try:
             return Performer(self.writer(), partial(self.client, self._facts)).perform(action, progress)
         except OSError as error:
@@ -140,6 +142,8 @@ class EmbeddedEngine:
         return self.view().state.generations.all()
 
     def wait(self, timeout: float) -> Sequence[Event]:
+        from reconciler.engine.embedded.waiting import wait_for_exit
+
         view = self.view()
         return wait_for_exit(view.state, view.containers, timeout)
 

@@ -6,14 +6,16 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reconciler.engine.port import Generation, GenerationEntry
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
-from reconciler.model.observed import CommitKey, ObservedFact
 from reconciler.oci.digest import Digest
 from reconciler.store.database import Database
+
+if TYPE_CHECKING:
+    from reconciler.engine.port import Generation, GenerationEntry
+    from reconciler.model.observed import CommitKey, ObservedFact
 
 
 def dump(value: Any) -> str:
@@ -28,6 +30,8 @@ class Facts:
         self._database = database
 
     def all(self) -> dict[Address, ObservedFact]:
+        from reconciler.model.observed import ObservedFact
+
         rows = self._database.query("SELECT address, form, stacks FROM facts")
         return {
             Address.parse(row["address"]): ObservedFact(json.loads(row["form"]), frozenset(json.loads(row["stacks"])))
@@ -117,6 +121,8 @@ class Entries:
         self._database = database
 
     def all(self) -> dict[Address, EntryRow]:
+        from reconciler.model.observed import CommitKey
+
         rows = self._database.query("SELECT * FROM entries")
         return {
             Address.parse(row["address"]): EntryRow(
@@ -214,6 +220,8 @@ class Generations:
 
     def all(self) -> list[Generation]:
         """Oldest first."""
+        from reconciler.engine.port import Generation
+
         return [
             Generation(
                 frozenset(json.loads(row["stacks"])),
@@ -236,6 +244,8 @@ class Generations:
 
 
 def _entries(document: Mapping[str, Any]) -> dict[Address, GenerationEntry]:
+    from reconciler.engine.port import GenerationEntry
+
     return {
         Address.parse(address): GenerationEntry(entry["form"], Digest(entry["digest"]) if entry["digest"] else None)
         for address, entry in document.items()

@@ -15,10 +15,10 @@ from reconciler.engine.port import HostFacts
 from reconciler.errors import AuthError
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
-from reconciler.model.observed import ObservedFact
 from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
 
 if TYPE_CHECKING:
+    from reconciler.model.observed import ObservedFact
     from reconciler.registry.client import RegistryClient
     from reconciler.registry.hosts import Credentials, CredentialSource
 

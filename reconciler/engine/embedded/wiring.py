@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.records import NetworkRow
@@ -18,7 +19,6 @@ from reconciler.errors import ConflictError, HostError, NotFoundError, RefusedEr
 from reconciler.linux import namespaces
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
-from reconciler.model.observed import Drift
 from reconciler.model.resources import Network, Port
 from reconciler.network import names, ruleset, sysctl
 from reconciler.network.addresses import mac_of, pick_address, pick_subnet
@@ -26,6 +26,9 @@ from reconciler.network.firewall import Firewall
 from reconciler.network.links import Links, raise_loopback
 from reconciler.network.ports import port_in_use
 from reconciler.network.spec import BridgeSpec, EndpointSpec, FirewallState, PortMapping
+
+if TYPE_CHECKING:
+    from reconciler.model.observed import Drift
 
 ADHOC_NETWORK = Address("network", "bridge")
 """The network of containers that belong to no stack."""
@@ -108,6 +111,8 @@ class Wiring:
 
     def drift(self, row: NetworkRow, firewall_drift: Iterable[str]) -> tuple[Drift, ...]:
         """How a network's kernel side differs from what was made. Writes nothing."""
+        from reconciler.model.observed import Drift
+
         found = [*self.links.bridge_drift(bridge_spec(row)), *firewall_drift]
         return tuple(Drift("kernel", "as made", text) for text in found)
 
