@@ -78,6 +78,7 @@ def test_the_daemon_follows_a_directory_and_repairs_drift(
 
     host.write(spec(registry, 3700))
     host.until(lambda: runs(host, "sleep", "3700"))
+    host.until(host.is_converged)  # the old container goes last
 
     process.send_signal(signal.SIGTERM)
     assert host.finish(process).code == 143

@@ -108,7 +108,7 @@ def test_the_quickstart_converges_runs_twice_and_leaves_nothing(tmp_path: Path) 
 
         # What a newcomer may have started since has to go, too.
         port = (state / "port").read_text().strip()
-        checkout.reconciler("container", "run", "-d", "--network", "none", f"127.0.0.1:{port}/base", "sleep", "1000")
+        checkout.reconciler("container", "run", "-d", f"127.0.0.1:{port}/base", "sleep", "1000")
         daemon = checkout.start_daemon(specs)
     finally:
         checkout.quickstart("--clean")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import urllib.request
 from collections import Counter
@@ -65,6 +67,10 @@ containers:
     image: base
     command: [sh, -c, "echo hello docker > /message.txt"]
     restart: "no"
+  web:
+    image: base
+    command: [sleep, "3600"]
+    stop_signal: SIGKILL
 {reader}
 retention:
   images: {{keep_generations: 0}}
@@ -113,6 +119,7 @@ def test_walkthrough(make_host: Callable[[str], Host], debian_registry: Registry
     assert [one.ended(name)["exit_code"] for name in ("hello/writer", "hello/reader")] == [0, 0]
     _is_in_order(result.err)
     assert set(gets.since().values()) == {1}
+    _comes_back(one, "hello/web")
     assert mirror.log.read_text().count("/blobs/") >= 2  # the bytes came over the mirror that works
     assert one.is_converged()
 
@@ -138,7 +145,7 @@ def test_walkthrough(make_host: Callable[[str], Host], debian_registry: Registry
         ("container/hello/reader", ["delete"])
     ]
     one.apply()
-    assert set(one.containers()) == {"hello/writer"}
+    assert set(one.containers()) == {"hello/writer", "hello/web"}
     assert one.is_converged()
 
 
@@ -172,6 +179,18 @@ def test_gc_frees_what_its_plan_lists_and_nothing_else(
     assert host.run("gc", "-o", "json").json["items"] == []
     assert list((host.root / "layers").iterdir()) == []
     assert host.is_converged()
+
+
+def _comes_back(host: Host, name: str) -> None:
+    """The daemon starts a container again that somebody killed."""
+    before = host.container(name)
+    daemon = host.start("daemon", host.specs, log=True)
+    host.until(lambda: host.run("status", "-o", "json").json["daemon"] is not None)
+    os.kill(host.pid(name), signal.SIGKILL)
+    host.until(lambda: host.is_running(name) and host.container(name)["run"] == before["run"] + 1)
+    assert host.container(name)["id"] == before["id"]
+    daemon.send_signal(signal.SIGTERM)
+    assert host.finish(daemon).code == 143
 
 
 def _is_in_order(progress: str) -> None:

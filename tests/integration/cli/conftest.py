@@ -37,8 +37,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     yield made
     if ids := made.run("container", "ls", "-aq").out.split():
         made.run("container", "rm", "-f", *ids)
-    # The root's bridge stays for the next container, as docker0 does: its link and its rules.
-    left = [trace for trace in made.close() if not trace.startswith(("link ", "nft ", "destroy "))]
+    left = made.close()
     assert not left, "\n".join(left)
 
 
