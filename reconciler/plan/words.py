@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.model.desired import Location
@@ -70,7 +70,7 @@ def field_values(field: FieldChange) -> tuple[str, str]:
 
 
 def value(path: str, content: Any) -> str:
-    """A value as people write it: digests short, ports and mounts as in a spec, text in quotes."""
+    """A value as people write it: digests short, ports, mounts, sizes, times and modes as in a spec, text in quotes."""
     name = path.partition("[")[0]
     if isinstance(content, str):
         text = content if content == "(sensitive)" or path == "image" else json.dumps(content, ensure_ascii=False)
@@ -83,6 +83,10 @@ def value(path: str, content: Any) -> str:
         return _clip(printable(_mount(content)))
     if name in ("networks", "stacks") and isinstance(content, list):
         return _clip(printable(", ".join(str(item) for item in content)))
+    if name in ("secrets", "configs") and isinstance(content, Mapping):
+        return _clip(printable(_file(content)))
+    if isinstance(content, (int, float)) and (words := _WORDS_OF_NUMBERS.get(path.rpartition(".")[2])):
+        return words(content)
     return _clip(printable(json.dumps(content, ensure_ascii=False)))
 
 
@@ -93,15 +97,41 @@ def _clip(text: str) -> str:
 def _port(port: Mapping[str, Any]) -> str:
     address = str(port.get("host_address", ""))
     address = f"[{address}]" if ":" in address else address
-    parts = [address, str(port["host_port"]) if "host_port" in port else "", str(port["container_port"])]
+    host_port = str(port.get("host_port", ""))
+    # An address with no port of the host keeps its place: 127.0.0.1::80, where 127.0.0.1:80 would mean port 80.
+    published = [address, host_port] if address else [host_port] if host_port else []
     protocol = port.get("protocol", "tcp")
-    return ":".join(part for part in parts if part) + ("" if protocol == "tcp" else f"/{protocol}")
+    return ":".join([*published, str(port["container_port"])]) + ("" if protocol == "tcp" else f"/{protocol}")
 
 
 def _mount(mount: Mapping[str, Any]) -> str:
     source = mount.get("source") or f"({'anonymous' if mount.get('kind') == 'volume' else mount.get('kind')})"
     tree = f" at tree {str(mount['tree'])[:12]}" if mount.get("tree") else ""
     return f"{source}{tree}" + (" (read-only)" if mount.get("read_only") else "")
+
+
+def _file(file: Mapping[str, Any]) -> str:
+    owner = "".join(f", {key} {file[key]}" for key in ("uid", "gid") if file.get(key))
+    mode = f", mode {_mode(file['mode'])}" if "mode" in file else ""
+    return f"at {file['target']}{owner}{mode}: {value('content', file['content'])}"
+
+
+def _memory(count: float) -> str:
+    for unit, factor in (("g", 1 << 30), ("m", 1 << 20), ("k", 1 << 10)):
+        if count >= factor and count % factor == 0:
+            return f"{int(count) // factor}{unit}"
+    return str(count)
+
+
+def _mode(mode: float) -> str:
+    return f"0{int(mode):03o}"
+
+
+_WORDS_OF_NUMBERS: Mapping[str, Callable[[float], str]] = {
+    "mem_limit": _memory,
+    "mode": _mode,
+    "stop_grace_period": lambda seconds: f"{seconds:g}s",
+}
 
 
 def size(count: int) -> str:
