@@ -209,13 +209,19 @@ def _print_report(context: Context, options: argparse.Namespace, report: Report 
     for item in report.last.blocked:
         context.note(printable(f"{item.address}: {item.reason.message}" + (f" ({item.hint})" if item.hint else "")))
     generation = f", generation {report.generation}" if report.generation is not None else ""
-    failed = len(report.failures)
+    done = _count(len(report.applied), "step")
     if report.error is not None:
         context.note(printable(f"error: {report.error}" + (f" ({report.error.hint})" if report.error.hint else "")))
     if report.converged:
-        context.print(f"Applied: {len(report.applied)} steps{generation}.")
+        context.print(f"Applied: {done}{generation}.")
     elif report.interrupted:
-        context.print(f"Interrupted after {len(report.applied)} steps; the next apply goes on from there.")
+        context.print(f"Interrupted after {done}; the next apply goes on from there.")
     else:
-        left = len(report.last.changes)
-        context.print(f"Not converged: {len(report.applied)} steps done, {failed} failed, {left} changes left.")
+        left = _count(len(report.last.changes), "change")
+        blocked = _count(sum(item.error for item in report.last.blocked), "resource")
+        failed = len(report.failures)
+        context.print(f"Not converged: {done} done, {failed} failed; {left} left, {blocked} blocked.")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)

@@ -13,7 +13,7 @@ _ORDER = ("failed", "blocked", "stopped", "done", "unchanged")
 
 
 def document(plan: Plan, report: Report | None) -> dict[str, Any]:
-    """``report`` None: there was nothing to do."""
+    """``report`` None: there was nothing to do. ``blocked`` is what is blocked at the end, such as a failed job."""
     from reconciler.plan.json import document as plan_document
 
     content = plan_document(plan)
@@ -22,6 +22,8 @@ def document(plan: Plan, report: Report | None) -> dict[str, Any]:
         results.setdefault(str(result.address), []).append(result)
     for change in content["changes"]:
         change["outcome"] = _outcome(results.get(change["address"], []))
+    if report is not None:
+        content["blocked"] = plan_document(report.last)["blocked"]
     content["generation"] = report.generation if report else None
     content["error"] = str(report.error) if report and report.error else None
     content["converged"] = report.converged if report else not plan.errored

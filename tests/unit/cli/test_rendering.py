@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.apply.report import Report, StepResult
+from reconciler.cli.apply import _print_report
 from reconciler.cli.context import Context, auth_files, proxies
 from reconciler.cli.progress import display
 from reconciler.cli.report import document
@@ -24,7 +26,7 @@ from reconciler.model.address import Address
 from reconciler.model.observed import ObservedContainer
 from reconciler.model.reason import Reason
 from reconciler.oci.digest import Digest
-from reconciler.plan.plan import Change, Plan, Step
+from reconciler.plan.plan import Blocked, Change, Plan, Step
 
 WEB = Address("container", "shop/web")
 DATA = Address("volume", "shop/data")
@@ -156,6 +158,19 @@ def test_the_outcome_of_a_change_is_the_worst_of_its_steps() -> None:
     assert outcomes["volume/shop/data"] == {"status": "failed", "error": "no", "seconds": 1.0}
     assert outcomes["container/shop/web"]["status"] == "not-done"
     assert (shown["converged"], shown["generation"], shown["error"]) == (False, None, None)
+
+
+def test_a_job_that_failed_during_an_apply_is_in_its_report() -> None:
+    job = Blocked(WEB, Reason("job-failed", "it exited with code 9"))
+    report = Report(Plan(), Plan(blocked=(job,)), (replace(result(), address=WEB, verb="start"),))
+    shown = document(Plan(), report)
+    assert [item["address"] for item in shown["blocked"]] == ["container/shop/web"]
+    assert shown["converged"] is False
+    made = context()
+    _print_report(made, argparse.Namespace(output="text"), report, Plan())
+    out, err = written(made)
+    assert out == "Not converged: 1 step done, 0 failed; 0 changes left, 1 resource blocked.\n"
+    assert err == "container/shop/web: it exited with code 9\n"
 
 
 def test_what_ended_an_apply_early_is_in_its_report() -> None:
