@@ -24,9 +24,10 @@ class Absent:
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Nobody who must know answered. ``reason`` is one line, safe to print, and leaves it to the reader to
-    say what was asked for."""
+    say what was asked for. ``hint`` is what to do next, where somebody knows."""
 
     reason: str
+    hint: str = ""
 
 
 RemoteTag = Known | Absent | Unknown

@@ -40,7 +40,7 @@ def _plan_pull(draft: Draft, address: Address, image: Image, pull: Pull) -> None
             address,
             "image-unknown",
             f"nobody could tell what {pull.reference} is: {pin.reason}",
-            "see that its registry or one of its mirrors answers, then try again",
+            pin.hint or "see that its registry or one of its mirrors answers, then try again",
         )
         return
     if pin.note:

@@ -115,9 +115,9 @@ def _push(tag: Tag, found: ObservedTag, digest: Digest | None) -> _Push:
         return _NOTHING
     remote = found.remote if found.remote is not None else Unknown("it was not asked for")
     match remote:
-        case Unknown(reason):
+        case Unknown(reason, known_hint):
             message = f"what the registry has under it is unknown: {reason}"
-            hint = f"see that {tag.reference.registry} answers, then try again"
+            hint = known_hint or f"see that {tag.reference.registry} answers, then try again"
             return _Push(code="remote-unknown", message=message, hint=hint, blocked=True)
         case Absent():
             return _Push(True, code="not-pushed", message="its registry does not have it")

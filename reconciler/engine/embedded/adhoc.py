@@ -10,7 +10,6 @@ from reconciler.engine.embedded import volumes
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.names import check_name, random_name
 from reconciler.engine.embedded.wiring import ADHOC_NETWORK
-from reconciler.engine.port import HostFacts
 from reconciler.errors import ConflictError, NotFoundError, RegistryError
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from reconciler.engine.embedded.engine import EmbeddedEngine
     from reconciler.engine.embedded.machinery import Machinery
     from reconciler.engine.embedded.state import State
+    from reconciler.engine.port import HostFacts
 
 ItemProgress = Callable[[str, str, int, int | None], None]
 
@@ -94,15 +94,18 @@ def pull_image(
 
     Needs the turn. The tag's owner stays who it was. Raises ``NotFoundError``, ``RegistryError``, ``ConflictError``.
     """
-    from reconciler.model.desired import Pin
-    from reconciler.model.facts import Absent
+    from reconciler.engine.port import HostFacts
+    from reconciler.model.facts import Absent, Unknown
 
     machinery = engine.writer()
     hosts = plain_hosts(machinery.state, pull.reference.registry) if plain_http else HostFacts()
     address = Address("image", pull.reference.familiar)
     found = engine.resolve({address: pull}, hosts)[address]
-    if not isinstance(found, Pin):
-        raise (NotFoundError if isinstance(found, Absent) else RegistryError)(found.reason)
+    attempt = f"pull {pull.reference.familiar}"
+    if isinstance(found, Absent):
+        raise NotFoundError(found.reason, attempt=attempt, hint="check the name and the tag")
+    if isinstance(found, Unknown):
+        raise RegistryError(found.reason, attempt=attempt, hint=found.hint)
     known = machinery.state.names.lookup(str(pull.reference))
     check_movable(machinery.state, pull.reference, found.digest, pulled=True)
     record, fetched = machinery.images.pull(
@@ -131,6 +134,7 @@ def check_movable(state: State, reference: Reference, digest: Digest, *, pulled:
 def plain_hosts(state: State, host: str) -> HostFacts:
     """``host`` as it was recorded, but over plain HTTP."""
     from reconciler.engine.embedded.registries import recorded_facts
+    from reconciler.engine.port import HostFacts
 
     recorded = {registry.host: registry for registry in recorded_facts(state.facts.all()).registries}
     return HostFacts((dataclasses.replace(recorded.get(host, Registry(host)), plain_http=True),))

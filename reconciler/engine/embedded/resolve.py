@@ -82,7 +82,7 @@ def _resolve(pull: Pull, state: State, client: Callable[[], RegistryClient], man
             moved = f"nobody could tell whether {pull.reference.familiar} moved, so the stored image is kept"
             note = f"{moved}: {error.reason}"
             return Pin(stored.digest, stored.index, answered_by="store", note=note)
-        return Unknown(error.reason)
+        return Unknown(error.reason, error.hint)
 
 
 def _stored(pull: Pull, state: State) -> Pin | None:

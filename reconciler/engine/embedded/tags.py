@@ -116,7 +116,7 @@ def remote_tags(client: RegistryClient, addresses: frozenset[Address]) -> Mappin
         try:
             digest = client.tag_digest(Reference.parse(address.name))
         except ReconcilerError as error:
-            return Unknown(error.reason)
+            return Unknown(error.reason, error.hint)
         return Known(digest) if digest else Absent()
 
     ordered = sorted(addresses)

@@ -32,6 +32,13 @@ def test_pulling_prints_the_digest_and_names_the_image(host: Host, registry: Reg
     assert seen["Id"] in host.run("image", "ls", "--digests").out
 
 
+def test_what_cannot_be_pulled_says_what_to_do(host: Host, registry: RegistryServer) -> None:
+    gone = host.run("image", "pull", "--plain-http", f"{registry.host}/gone:1", code=1).err
+    assert f"cannot pull {registry.host}/gone:1" in gone and "check the name" in gone
+    encrypted = host.run("image", "pull", f"{registry.host}/base:1", code=1).err
+    assert "plain_http" in encrypted
+
+
 def test_references_resolve_by_name_and_by_id(host: Host, image: str) -> None:
     digest = host.run("image", "inspect", image).json[0]["Id"]
     short = digest.removeprefix("sha256:")[:8]

@@ -75,7 +75,7 @@ class Unreachable:
 
     def resolve(self, reference: Reference, known: object) -> None:
         self.asked += 1
-        raise RegistryError("no route to host", attempt=f"resolve {reference}")
+        raise RegistryError("no route to host", attempt=f"resolve {reference}", hint="plug it in")
 
 
 def resolve(state: WriterState, pull: Pull, client: Unreachable | None = None) -> Resolution:
@@ -151,8 +151,8 @@ def test_policies_that_ask_fall_back_to_what_is_stored_with_a_note(state: Writer
     assert "no route to host" in found.note
 
 
-def test_what_nobody_could_tell_says_why_and_not_of_what(state: WriterState) -> None:
-    assert resolve(state, Pull(Reference.parse("app:1"))) == Unknown("no route to host")
+def test_what_nobody_could_tell_says_why_and_not_of_what_and_what_to_do(state: WriterState) -> None:
+    assert resolve(state, Pull(Reference.parse("app:1"))) == Unknown("no route to host", "plug it in")
 
 
 def test_never_is_absent_without_asking(state: WriterState) -> None:

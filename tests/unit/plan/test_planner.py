@@ -10,6 +10,7 @@ from reconciler.engine.memory import MemoryEngine
 from reconciler.model.address import Address, in_stack
 from reconciler.model.capabilities import Capabilities
 from reconciler.model.desired import Desired, Pin
+from reconciler.model.facts import Unknown
 from reconciler.model.policy import PlanOptions
 from reconciler.model.resources import Mirror, Registry
 from reconciler.plan.interest import host_facts, interest_of, pulls_of
@@ -209,3 +210,11 @@ def _timed(desired: Desired, observed: object) -> float:
     begun = time.process_time()
     plan(desired, observed)  # type: ignore[arg-type]
     return time.process_time() - begun
+
+
+def test_a_plan_says_what_to_do_about_an_image_that_nobody_could_tell_of() -> None:
+    engine, image = MemoryEngine(), Address("image", "shop/app")
+    pins = {image: Unknown("login required", "run `reconciler login registry.example.com`")}
+    result = look(prepare(_web().desired(), engine, pins), engine, PlanOptions())[1]
+    hints = {item.address: item.hint for item in result.blocked}
+    assert hints[image] == "run `reconciler login registry.example.com`"
