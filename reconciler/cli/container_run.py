@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from reconciler.cli.container_request import requested
 from reconciler.cli.context import Context
-from reconciler.cli.image_transfer import layer_lines
 from reconciler.engine.embedded.adhoc import create_adhoc, ensure_networks, pull_image
 from reconciler.engine.embedded.container_rows import ContainerRow, find_container
 from reconciler.engine.embedded.image_lookup import find_image
@@ -97,6 +96,8 @@ def _image(context: Context, engine: EmbeddedEngine, options: argparse.Namespace
         else:
             if platform is None or platform.runs(found.record.platform):
                 return found.record.digest
+    from reconciler.cli.image_transfer import layer_lines
+
     reference = Reference.parse(options.image)
     context.note(f"Pulling {reference.familiar}")
     wanted = Pull(reference, "always", platform)

@@ -26,7 +26,6 @@ from reconciler.store.compression import decompress
 from reconciler.store.layer_tree import empty_directory
 from reconciler.store.lower import LowerLayers
 from reconciler.store.pipeline import ReadAhead, hashed
-from reconciler.store.unpack import extract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,6 +145,8 @@ class Unpacking:
         Raises ``IntegrityError`` when the bytes do not have the diff ID, and what ``extract`` raises. Any failure is
         final for the whole image.
         """
+        from reconciler.store.unpack import extract
+
         target = self._temporary(index)
         hasher = hashlib.sha256()
         try:

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.host import read_host_settings
 from reconciler.engine.embedded.machinery import Machinery
-from reconciler.engine.embedded.registries import Surroundings, make_client, merged, recorded_facts
+from reconciler.engine.embedded.registries import Surroundings
 from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer, was_cut_off
-from reconciler.engine.port import HostFacts
 from reconciler.linux.durable import host_error
 from reconciler.linux.lock import DirectoryLock
 from reconciler.model.address import Address
@@ -25,7 +23,9 @@ from reconciler.oci.digest import Digest
 from reconciler.store.identity import note_place, prepare_root
 
 if TYPE_CHECKING:
-    from reconciler.engine.port import Event, Generation, Outcome, Progress
+    from concurrent.futures import Executor
+
+    from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
     from reconciler.model.action import Action
     from reconciler.model.desired import Resolution
     from reconciler.model.facts import RemoteTag
@@ -49,13 +49,13 @@ class EmbeddedEngine:
         self.root = root
         self._surroundings = surroundings or Surroundings()
         self._fetched: dict[Digest, bytes] = {}
-        self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
+        self._transfers: Executor | None = None
         self._lock = threading.RLock()
         self._reader: Machinery | None = None
         self._writer: Machinery | None = None
         self._writer_state: WriterState | None = None
         self._clients: dict[HostFacts, RegistryClient] = {}
-        self._facts = HostFacts()
+        self._facts: HostFacts | None = None
         self._turn = False
 
     def __enter__(self) -> EmbeddedEngine:
@@ -66,7 +66,8 @@ class EmbeddedEngine:
 
     def close(self) -> None:
         """Closes connections and files. Containers are left as they are."""
-        self._transfers.shutdown(wait=True)
+        if self._transfers is not None:
+            self._transfers.shutdown(wait=True)
         for client in self._clients.values():
             client.close()
         self._clients.clear()
@@ -94,7 +95,7 @@ class EmbeddedEngine:
         view = self.view()
         return resolve_all(pulls, view.state, partial(self.client, hosts), view.manifests)
 
-    def observe(self, interest: Interest, hosts: HostFacts = HostFacts()) -> Observed:  # noqa: B008  frozen
+    def observe(self, interest: Interest, hosts: HostFacts | None = None) -> Observed:
         from reconciler.engine.embedded.tags import remote_tags
 
         view = self.view()
@@ -180,6 +181,9 @@ class EmbeddedEngine:
 
     def client(self, hosts: HostFacts | None = None) -> RegistryClient:
         """A registry client that goes by ``hosts``, and by what was recorded for hosts not in there."""
+        from reconciler.engine.embedded.registries import make_client, merged, recorded_facts
+        from reconciler.engine.port import HostFacts
+
         with self._lock:
             facts = merged(hosts or HostFacts(), recorded_facts(self.view().state.facts.all()))
             if facts not in self._clients:
@@ -199,4 +203,12 @@ class EmbeddedEngine:
             return self._writer, self._writer_state
 
     def _machinery(self, state: State) -> Machinery:
-        return Machinery(state, read_host_settings(self.root), self._fetched, self._transfers)
+        return Machinery(state, read_host_settings(self.root), self._fetched, self._pool)
+
+    def _pool(self) -> Executor:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._lock:
+            if self._transfers is None:
+                self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
+            return self._transfers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from reconciler.oci.digest import Digest
 from reconciler.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from reconciler.engine.embedded.images import Images
     from reconciler.engine.embedded.observe import Observer
     from reconciler.engine.embedded.resolve import ManifestSource
@@ -23,9 +25,14 @@ if TYPE_CHECKING:
 
 
 class Machinery:
-    """One root's store, runtime and network. ``fetched`` are manifests that this process got from registries."""
+    """One root's store, runtime and network.
 
-    def __init__(self, state: State, host: HostSettings, fetched: dict[Digest, bytes], transfers: Executor) -> None:
+    ``fetched`` are manifests that this process got from registries, ``transfers`` gives what blobs are moved by.
+    """
+
+    def __init__(
+        self, state: State, host: HostSettings, fetched: dict[Digest, bytes], transfers: Callable[[], Executor]
+    ) -> None:
         self.state = state
         self.host = host
         self.runtime = Runtime(state.run)
@@ -46,13 +53,13 @@ class Machinery:
     def images(self) -> Images:
         from reconciler.engine.embedded.images import Images
 
-        return Images(self.state, self.manifests, self._transfers)
+        return Images(self.state, self.manifests, self._transfers())
 
     @cached_property
     def tags(self) -> Tags:
         from reconciler.engine.embedded.tags import Tags
 
-        return Tags(self.state, self._transfers)
+        return Tags(self.state, self._transfers())
 
     @cached_property
     def observer(self) -> Observer:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.clock import SystemClock
-from reconciler.engine.port import HostFacts
 from reconciler.errors import AuthError
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
 
 if TYPE_CHECKING:
+    from reconciler.engine.port import HostFacts
     from reconciler.model.observed import ObservedFact
     from reconciler.registry.client import RegistryClient
     from reconciler.registry.hosts import Credentials, CredentialSource
@@ -37,6 +37,8 @@ class Surroundings:
 
 def recorded_facts(facts: Mapping[Address, ObservedFact]) -> HostFacts:
     """The registries and mirrors that the last applies recorded."""
+    from reconciler.engine.port import HostFacts
+
     registries, mirrors = [], []
     for address, fact in sorted(facts.items(), key=lambda item: str(item[0])):
         if address.kind == "registry":
@@ -48,6 +50,8 @@ def recorded_facts(facts: Mapping[Address, ObservedFact]) -> HostFacts:
 
 def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
     """What is declared now, and what was recorded for hosts that are not declared now."""
+    from reconciler.engine.port import HostFacts
+
     registries = {item.host: item for item in (*recorded.registries, *declared.registries)}
     mirrors = {item.host: item for item in (*recorded.mirrors, *declared.mirrors)}
     return HostFacts(tuple(registries.values()), tuple(mirrors.values()))

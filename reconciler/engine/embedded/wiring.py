@@ -6,7 +6,6 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -149,10 +148,22 @@ class Wiring:
 
         The OCI runtime needs only the namespace until the program starts, and it is waited for meanwhile.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="attach") as thread:
-            attached = thread.submit(self._attach, row, endpoints)
+        failures: list[BaseException] = []
+
+        def attach() -> None:
+            try:
+                self._attach(row, endpoints)
+            except BaseException as error:  # noqa: BLE001  it is raised again in the caller's thread
+                failures.append(error)
+
+        thread = threading.Thread(target=attach, name="attach")
+        thread.start()
+        try:
             yield
-            attached.result()
+        finally:
+            thread.join()
+        if failures:
+            raise failures[0]
 
     def _attach(self, row: ContainerRow, endpoints: tuple[EndpointSpec, ...]) -> None:
         namespace = self._state.netns(row.id)
