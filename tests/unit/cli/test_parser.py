@@ -47,6 +47,31 @@ def test_options_are_never_abbreviated_in_any_command() -> None:
         build_parser().parse_args(["apply", "--delete-vol"])
 
 
+@pytest.mark.parametrize("line", ["container run --rm -e A=1 bb true", "container ls -a", "image ls", "plan -R ."])
+def test_part_of_the_grammar_parses_as_the_whole_does(line: str) -> None:
+    def parsed(*known: str) -> dict[str, object]:
+        found = vars(build_parser(known).parse_args(line.split()))
+        return {key: value for key, value in found.items() if key != "run"}
+
+    assert parsed(*line.split()) == parsed()
+
+
+@pytest.mark.parametrize(
+    "line", ["", "container", "container rum", "container -h", "image", "images", "-h", "--root x ls"]
+)
+def test_part_of_the_grammar_explains_itself_as_the_whole_does(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*known: str) -> str:
+        try:
+            build_parser(known).parse_args(line.split())
+        except UsageError as error:
+            return f"{error} {error.hint}"
+        except SystemExit:
+            return capsys.readouterr().out
+        raise AssertionError("it should not parse")
+
+    assert said(*line.split()) == said() != ""
+
+
 def test_a_system_error_is_an_error_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "host.yaml").mkdir()  # a directory cannot be read as a file
