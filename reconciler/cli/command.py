@@ -22,6 +22,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **arguments})
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Leaves nothing over: a command tells of what it does not know itself, with its own usage."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return found, left
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=" ".join(self.format_usage().split()))
 
