@@ -188,6 +188,17 @@ def test_binds_and_volumes(host: Host, image: str) -> None:
     assert "Read-only" in read_only.err
 
 
+def test_the_network_of_containers_run_by_hand_stays_as_long_as_one_of_them(host: Host, image: str) -> None:
+    host.run("container", "run", "-d", "--name", "mine", image, "sleep", "1000")
+    bridge = [path for path in host.traces() if path.startswith("link ")]
+    host.run("destroy", "--all", "--yes")
+    assert [path for path in host.traces() if path.startswith("link ")] == bridge
+    assert list(host.processes().values()) == [["sleep", "1000"]]
+    host.run("container", "rm", "-f", "mine")
+    host.run("destroy", "--all", "--yes")
+    assert host.traces() == []
+
+
 def test_without_a_network_there_is_loopback_alone(host: Host, image: str) -> None:
     result = host.run("container", "run", "--rm", "--network", "none", image, "ls", "/sys/class/net")
     assert result.out == "lo\n"
