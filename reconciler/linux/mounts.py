@@ -121,7 +121,7 @@ def table() -> tuple[MountPoint, ...]:
 def mounts_below(path: Path) -> tuple[Path, ...]:
     """The mount points at ``path`` and below it, deepest and newest first: the order in which to unmount them."""
     real = path.resolve()
-    inside = str(real / "_")[:-1]
+    inside = str(real).rstrip("/") + "/"
     # A host may have thousands of mounts, each of which costs little as text and much as a path.
     targets = [_unescaped(line.split(b" ", 5)[4]) for line in _lines()]
     return tuple(Path(target) for target in reversed(targets) if target == str(real) or target.startswith(inside))
