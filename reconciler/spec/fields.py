@@ -256,7 +256,7 @@ Size = Annotated[int, parsed(units.parse_size), WithJsonSchema({"x-kind": "size"
 Duration = Annotated[float, parsed(units.parse_duration), WithJsonSchema({"x-kind": "duration", "type": "string"})]
 Mode = Annotated[int, parsed(units.parse_mode), WithJsonSchema({"x-kind": "mode", "type": ["string", "integer"]})]
 PlatformName = Annotated[Platform, parsed(Platform.parse), WithJsonSchema({"type": "string"})]
-Id = Annotated[int, *integer(0, 2**32 - 2)]
+Id = Annotated[int, parsed(units.parse_id), WithJsonSchema({"type": ["string", "integer"]})]
 TextList = Annotated[
     tuple[Text, ...],
     BeforeValidator(_as_list),

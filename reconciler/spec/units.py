@@ -12,10 +12,12 @@ DURATIONS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 8640
 
 MAX_SIZE = 2**53
 MAX_DURATION = 10 * 365 * 86400.0
+MAX_ID = 2**32 - 2  # the last one means "unchanged" to chown(2)
 
 _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?)(b|[kmgt](?:i?b)?)?", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:us|ms|[smhd]))+", re.ASCII)
 _PART = re.compile(r"([0-9.]+)(us|ms|[smhd])", re.ASCII)
+_ID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _MODE = re.compile(r"0o?([0-7]{3,4})", re.ASCII)
 
 
@@ -48,3 +50,10 @@ def parse_mode(text: str) -> int:
     if match is None:
         raise InvalidError("malformed file mode", hint="write it in octal with a leading 0, such as 0440")
     return int(match[1], 8)
+
+
+def parse_id(text: str) -> int:
+    """The number of a user or a group, which Compose writes in quotes. Raises ``InvalidError``."""
+    if _ID.fullmatch(text) is None or int(text) > MAX_ID:
+        raise InvalidError("malformed number of a user or a group", hint=f"write a number from 0 to {MAX_ID}")
+    return int(text)

@@ -96,6 +96,21 @@ def test_an_env_file_that_is_not_there(refuse_web):
     assert "a.yaml:6:15: env_file: there is no file 'gone.env'" in refuse_web("env_file: gone.env")
 
 
+@pytest.mark.parametrize("written", ["103", "'103'"])
+def test_the_owner_of_a_secret_may_be_quoted_as_compose_does(web, written):
+    (secret,) = web(
+        f"secrets: [{{source: k, uid: {written}, gid: {written}}}]",
+        "secrets: {k: {environment: K}}",
+        environment={"K": "v"},
+    ).secrets
+    assert (secret.uid, secret.gid) == (103, 103)
+
+
+@pytest.mark.parametrize("written", ["-1", "root", "4294967295", "010", "1.0", "''"])
+def test_the_owner_of_a_secret_is_a_number(refuse_web, written):
+    assert "uid: malformed number of a user" in refuse_web(f"secrets: [{{source: k, uid: {written}}}]")
+
+
 def test_g28_a_secret_is_sensitive_and_private(web, here):
     (here / "key").write_bytes(b"hunter2\xff")
     (here / "key").chmod(0o600)
