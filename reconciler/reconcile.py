@@ -179,13 +179,16 @@ class Session:
 
 
 def is_recorded(engine: Engine, desired: Desired, observed: Observed) -> bool:
-    """Whether the last generation of this source says what is there now, given that the plan is empty.
+    """Whether the last generation of this source or its stacks says what is there now, given that the plan is empty.
 
-    It does not when an apply was killed after its last step, or when the specs moved to another source.
+    It does not when an apply was killed after its last step, when the specs moved to another source, or when the
+    stacks were destroyed meanwhile.
     """
     now = _generation(desired, observed)
-    last = next((item for item in reversed(engine.generations()) if item.source == now.source), None)
-    return last is not None and last.stacks == now.stacks and dict(last.entries) == dict(now.entries)
+    related = (item for item in reversed(engine.generations()) if item.source == now.source or item.stacks & now.stacks)
+    last = next(related, None)
+    same = last is not None and (last.source, last.stacks) == (now.source, now.stacks)
+    return last is not None and same and dict(last.entries) == dict(now.entries)
 
 
 def _generation(desired: Desired, observed: Observed) -> Generation:

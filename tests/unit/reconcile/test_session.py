@@ -13,6 +13,7 @@ from reconciler.engine.memory import MemoryEngine
 from reconciler.engine.port import Event, Generation, HostFacts
 from reconciler.errors import HostError, LockedError
 from reconciler.model.address import Address
+from reconciler.model.desired import Desired
 from reconciler.model.observed import Interest, Observed
 from reconciler.model.policy import PlanOptions
 from reconciler.reconcile import Session, look, prepare
@@ -72,6 +73,16 @@ def test_an_apply_is_recorded_once() -> None:
     again = apply(engine, stack())
     assert (again.generation, again.exit_code) == (None, 0)
     assert len(engine.generations()) == 1
+
+
+def test_a_stack_made_again_after_it_was_destroyed_is_a_generation_of_its_own() -> None:
+    engine = Engine()
+    all_may_go = PlanOptions(asked=True, allow_empty=True, max_deletes=9)
+    for number in (1, 3):
+        assert apply(engine, stack()).generation == number
+        gone = prepare(Desired({}, frozenset({"shop"}), source=""), engine)
+        session = Session(gone, engine, all_may_go, lambda _: None, lambda *_: None)
+        assert session.converge(look(gone, engine, all_may_go)[1]).generation == number + 1
 
 
 def test_an_apply_killed_before_it_was_recorded_is_recorded_by_the_next() -> None:
