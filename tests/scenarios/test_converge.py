@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_a_replacement_that_cannot_run_leaves_the_old_one_running(
     assert host.pid("shop/web") == pid
     assert host.is_running("shop/other")
     assert len(list((host.root / "containers").iterdir())) == 2
+
+
+def test_n01_a_replacement_whose_port_somebody_holds_leaves_the_old_one_running(
+    host: Host, registry: RegistryServer, app: str
+) -> None:
+    host.declare(registry.host, f"containers:\n  web:\n    image: {app}:1\n    {_SLEEP}\n")
+    host.apply()
+    pid = host.pid("shop/web")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        published = f'    ports: ["127.0.0.1:{port}:80"]'
+        host.declare(registry.host, f"containers:\n  web:\n    image: {app}:1\n    {_SLEEP}\n{published}\n")
+        result = host.apply(code=1)
+    assert f"port {port}/tcp of this host is in use by" in result.err
+    assert host.pid("shop/web") == pid
 
 
 def test_a_changed_command_replaces_the_container_and_nothing_else(

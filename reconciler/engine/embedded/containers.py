@@ -122,6 +122,7 @@ class Containers:
         record = self._state.images.get(image)
         if record is None:
             raise NotFoundError(f"image {image.short} is not on this host", hint="pull it first")
+        self._wiring.require_free(container.ports)
         config = self._state.config(record)
         container_id = secrets.token_hex(32)
         directory = self._state.container_dir(container_id)

@@ -209,6 +209,17 @@ class Wiring:
                 )
             self.firewall.publish(mappings)
 
+    def require_free(self, ports: Iterable[Port]) -> None:
+        """Raises ``ConflictError`` when another program listens on one of the ports.
+
+        What containers publish is no obstacle yet: the one that is to be replaced may publish the same.
+        """
+        for port in ports:
+            # Only a port that somebody chose can be in anybody's way.
+            holder = port_in_use(port.host_address, port.host_port, port.protocol) if port.host_port else None
+            if port.host_port and holder is not None:
+                raise _taken(port.host_port, port.protocol, holder)
+
     def _refuse_taken(self, mappings: list[PortMapping], others: dict[str, list[PortMapping]]) -> None:
         """Sockets show neither what this root publishes nor what others do: rules redirect before they are asked."""
         for mapping in mappings:
@@ -278,11 +289,8 @@ class Wiring:
         )
 
     def _mapping(self, port: Port, address: IPv4Address, taken: list[PortMapping]) -> PortMapping:
-        # Only a port that somebody chose can be in anybody's way.
+        self.require_free([port])
         host_port = port.host_port or _free_port(port, {mapping.host_port for mapping in taken})
-        holder = port_in_use(port.host_address, host_port, port.protocol) if port.host_port else None
-        if holder is not None:
-            raise _taken(host_port, port.protocol, holder)
         return PortMapping(port.host_address, host_port, address, port.container_port, port.protocol)
 
 
