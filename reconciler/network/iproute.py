@@ -12,11 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
-from reconciler.errors import HostError
 from reconciler.network.interfaces import find_interface
+from reconciler.network.program import run
 
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-_TIMEOUT = 30.0
 _FAILED = "Command failed"
 _MISSING = ("Cannot find device", "RTNETLINK answers: No such device")
 
@@ -90,18 +88,4 @@ def _refusal(lines: list[str]) -> OSError:
 
 
 def _run(*arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            ["ip", *arguments],
-            input=script,
-            capture_output=True,
-            text=True,
-            env=_ENVIRONMENT,
-            timeout=_TIMEOUT,
-            check=False,
-            process_group=0,  # Ctrl-C is the caller's to take
-        )
-    except FileNotFoundError as error:
-        raise HostError("the command ip is not installed", hint="install the package iproute2") from error
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"ip did not answer within {_TIMEOUT:.0f} s", hint="try again") from error
+    return run("ip", "iproute2", *arguments, script=script)

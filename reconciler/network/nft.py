@@ -7,9 +7,8 @@ import subprocess
 from typing import Any
 
 from reconciler.errors import ConflictError, HostError
+from reconciler.network.program import run
 
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-_TIMEOUT = 30.0
 _MISSING = "No such file or directory"
 _EXISTS = "File exists"
 
@@ -60,21 +59,7 @@ def _words(element: Any) -> str:
 
 
 def _run(*arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            ["nft", *arguments],
-            input=script,
-            capture_output=True,
-            text=True,
-            env=_ENVIRONMENT,
-            timeout=_TIMEOUT,
-            check=False,
-            process_group=0,  # Ctrl-C is the caller's to take
-        )
-    except FileNotFoundError as error:
-        raise HostError("nft is not installed", hint="install the package nftables") from error
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"nft did not answer within {_TIMEOUT:.0f} s", hint="try again") from error
+    return run("nft", "nftables", *arguments, script=script)
 
 
 def _failure(result: subprocess.CompletedProcess[str]) -> HostError:
