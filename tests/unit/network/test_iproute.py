@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface
 import pytest
 
 from reconciler.errors import HostError
-from reconciler.network import iproute
+from reconciler.network import iproute, program
 
 
 def test_ip_tells_of_loopback() -> None:
@@ -36,7 +36,7 @@ def test_a_refusal_to_delete_is_told_whatever_else_is_not_there() -> None:
 
 
 def test_without_ip_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iproute, "_ENVIRONMENT", {"PATH": "/nowhere"})
+    monkeypatch.setattr(program, "_ENVIRONMENT", {"PATH": "/nowhere"})
     with pytest.raises(HostError) as caught:
         iproute.change("link set dev none1 up")
     assert "iproute2" in str(caught.value.hint)
