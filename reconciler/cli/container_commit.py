@@ -6,7 +6,7 @@ import argparse
 import time
 
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.adhoc import check_movable
+from reconciler.engine.embedded.adhoc_images import check_movable
 from reconciler.engine.embedded.container_config import container_config
 from reconciler.engine.embedded.container_rows import find_container
 from reconciler.engine.embedded.container_spec import StartSpec

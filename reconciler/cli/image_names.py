@@ -6,7 +6,7 @@ import argparse
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import size
-from reconciler.engine.embedded.adhoc import check_movable
+from reconciler.engine.embedded.adhoc_images import check_movable
 from reconciler.engine.embedded.image_lookup import find_image
 from reconciler.engine.embedded.image_removal import ImageRemoval
 from reconciler.errors import InvalidError

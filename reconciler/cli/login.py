@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from reconciler.cli.context import Context, login_file
-from reconciler.engine.embedded.adhoc import plain_hosts
+from reconciler.engine.embedded.adhoc_images import plain_hosts
 from reconciler.engine.embedded.registries import make_client, recorded_facts
 from reconciler.engine.embedded.state import open_reader
 from reconciler.errors import AuthError, InvalidError, NotFoundError, UsageError

@@ -1,0 +1,74 @@
+"""Images that people pull and name by hand, beside the plans."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from reconciler.errors import ConflictError, NotFoundError, RegistryError
+from reconciler.model.address import Address
+from reconciler.model.resources import Pull, Registry
+from reconciler.oci.digest import Digest
+from reconciler.oci.reference import Reference
+from reconciler.store.images import ImageRecord, Name
+
+if TYPE_CHECKING:
+    from reconciler.engine.embedded.engine import EmbeddedEngine
+    from reconciler.engine.embedded.state import State
+    from reconciler.engine.port import HostFacts
+
+ItemProgress = Callable[[str, str, int, int | None], None]
+
+
+def pull_image(
+    engine: EmbeddedEngine, pull: Pull, progress: ItemProgress, *, plain_http: bool = False
+) -> tuple[ImageRecord, int]:
+    """The image that ``pull`` means by its policy, made complete on this host and named; and the bytes fetched.
+
+    Needs the turn. The tag's owner stays who it was. Raises ``NotFoundError``, ``RegistryError``, ``ConflictError``.
+    """
+    from reconciler.engine.port import HostFacts
+    from reconciler.model.facts import Absent, Unknown
+
+    machinery = engine.writer()
+    hosts = plain_hosts(machinery.state, pull.reference.registry) if plain_http else HostFacts()
+    address = Address("image", pull.reference.familiar)
+    found = engine.resolve({address: pull}, hosts)[address]
+    attempt = f"pull {pull.reference.familiar}"
+    if isinstance(found, Absent):
+        raise NotFoundError(found.reason, attempt=attempt, hint="check the name and the tag")
+    if isinstance(found, Unknown):
+        raise RegistryError(found.reason, attempt=attempt, hint=found.hint)
+    known = machinery.state.names.lookup(str(pull.reference))
+    check_movable(machinery.state, pull.reference, found.digest, pulled=True)
+    record, fetched = machinery.images.pull(
+        engine.client(hosts), pull.reference, found.digest, found.index, progress, pull.platform
+    )
+    machinery.state.names.set(Name(str(pull.reference), record.digest, known.stack if known else "", "tag"))
+    return record, fetched
+
+
+def check_movable(state: State, reference: Reference, digest: Digest, *, pulled: bool = False) -> None:
+    """Raises ``ConflictError`` when naming ``digest`` so by hand would move a tag that a stack owns.
+
+    What a stack only pulls may be ``pulled`` anew.
+    """
+    known = state.names.lookup(str(reference))
+    if known is None or known.digest == digest or not known.stack:
+        return
+    if pulled and Address("tag", str(reference)) not in state.tags.all():
+        return
+    raise ConflictError(
+        f"the tag {reference.familiar} belongs to stack {known.stack}",
+        hint="change it in the specs, or choose another tag",
+    )
+
+
+def plain_hosts(state: State, host: str) -> HostFacts:
+    """``host`` as it was recorded, but over plain HTTP."""
+    from reconciler.engine.embedded.registries import recorded_facts
+    from reconciler.engine.port import HostFacts
+
+    recorded = {registry.host: registry for registry in recorded_facts(state.facts.all()).registries}
+    return HostFacts((dataclasses.replace(recorded.get(host, Registry(host)), plain_http=True),))
