@@ -131,6 +131,7 @@ class EmbeddedEngine:
                 yield
             finally:
                 self._turn = False
+                self._fetched.clear()  # what was pulled is in the store now, and a daemon's turns have no end
                 try:
                     writer.containers.tidy()
                 finally:
