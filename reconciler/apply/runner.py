@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from reconciler.apply.report import StepResult
+from reconciler.apply.report import Status, StepResult
 from reconciler.engine.port import Engine, Outcome, Progress
 from reconciler.errors import ReconcilerError
 from reconciler.log import Logger
@@ -123,12 +123,12 @@ class _Run:
         except ReconcilerError as error:
             failure = error
             _log.info("step-failed", step=step.id, error=str(error))
-        status = "failed" if outcome is None else "done" if outcome.changed else "unchanged"
+        status: Status = "failed" if outcome is None else "done" if outcome.changed else "unchanged"
         return StepResult(
             step.id,
             action.address,
             action.verb,
-            status,  # type: ignore[arg-type]
+            status,
             outcome,
             failure,
             seconds=time.monotonic() - begun,
