@@ -8,7 +8,6 @@ from reconciler.engine.embedded.container_rows import ContainerTable
 from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
 from reconciler.engine.embedded.schema import ENGINE
 from reconciler.engine.embedded.volumes import VolumeTable
-from reconciler.errors import RefusedError
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.store.content import ContentStore
 from reconciler.store.database import FILE, Database, WritableDatabase
@@ -102,9 +101,3 @@ class WriterState(State):
     def close_pass(self) -> None:
         """Ends a turn: what was written is moved to where readers need no side files."""
         self.database.close_pass()
-
-
-def require_exists(state: State) -> None:
-    """Raises ``RefusedError`` on a root that nothing was ever written to."""
-    if not state.identity.exists:
-        raise RefusedError(f"{state.root} holds nothing yet", hint="apply a spec first, or give another --root")
