@@ -21,16 +21,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from reconciler.testing.registry_server import running_registry
-from tests.bench import images, report
+from tests.bench import archives, images, report
 from tests.bench.cases import CASES, Case
 from tests.bench.disk import fresh_filesystem
 from tests.bench.docker import Docker
 from tests.bench.engine import Engine, Sample
 from tests.bench.ours import Ours
 from tests.bench.podman import Podman
+from tests.bench.umoci import Umoci
 
 _CACHE = Path("/var/cache/reconciler-bench")
-ENGINES: dict[str, type[Ours | Docker | Podman]] = {"reconciler": Ours, "docker": Docker, "podman": Podman}
+ENGINES: dict[str, type[Ours | Docker | Podman | Umoci]] = {
+    "reconciler": Ours,
+    "docker": Docker,
+    "podman": Podman,
+    "umoci": Umoci,
+}
 
 
 def main() -> None:
@@ -39,6 +45,8 @@ def main() -> None:
     if not cases:
         sys.exit(f"no such case; there are: {', '.join(case.name for case in CASES)}")
     wanted = {image for case in cases for image in case.images}
+    archived = {archive for case in cases for archive in case.archives}
+    loaded = archives.provide(options.cache, archived)
     if not options.inside:
         with running_registry(options.cache / "registry") as server:
             images.provide(server.host, wanted)
@@ -46,15 +54,15 @@ def main() -> None:
     with ExitStack() as stack:
         work = Path(stack.enter_context(_private_machine()))
         server = stack.enter_context(running_registry(options.cache / "registry"))
-        missing = images.missing(server.host, wanted)
-        cases = [case for case in cases if missing.isdisjoint(case.images)]
+        missing = images.missing(server.host, wanted) | (archived - loaded.keys())
+        cases = [case for case in cases if missing.isdisjoint({*case.images, *case.archives})]
         engines, absent = [], []
         for name, kind in ENGINES.items():
             if name in options.without or not kind.installed():
                 absent.append(f"{name}: {'left out' if name in options.without else 'not installed'}, not measured")
                 continue
             directory = stack.enter_context(fresh_filesystem(work, name))
-            engines.append(stack.enter_context(kind(directory, server.host)))
+            engines.append(stack.enter_context(kind(directory, server.host, loaded)))
         head = [*report.machine(engines), *absent, *(f"image {name}: cannot be made here" for name in sorted(missing))]
         names = [engine.name for engine in engines]
         if not options.json:

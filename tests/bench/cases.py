@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.bench.engine import SLEEPERS, Engine
+from tests.bench.archives import COUNTS, names
+from tests.bench.engine import SLEEPERS, Engine, one_after_another
 
 Step = Callable[[Engine], None]
 
@@ -17,7 +19,10 @@ def _nothing(_engine: Engine) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement. ``command`` is what is timed; None where the engine has no such thing."""
+    """One measurement. ``command`` is what is timed; None where the engine has no such thing.
+
+    ``images`` are those of the registry and ``archives`` the docker-archives that it needs.
+    """
 
     name: str
     title: str
@@ -27,6 +32,7 @@ class Case:
     before_each: Step = _nothing
     after_all: Step = _nothing
     measure: Literal["time", "memory"] = "time"
+    archives: tuple[str, ...] = ()
 
 
 def _pull(image: str, what: str) -> Case:
@@ -35,8 +41,8 @@ def _pull(image: str, what: str) -> Case:
         f"cold pull of {what}",
         (image,),
         lambda engine: engine.pull(image),
-        before_each=lambda engine: engine.forget(image),
-        after_all=lambda engine: engine.forget(image),
+        before_each=lambda engine: engine.forget(f"{engine.host}/{image}"),
+        after_all=lambda engine: engine.forget(f"{engine.host}/{image}"),
     )
 
 
@@ -53,18 +59,78 @@ def _no_sleepers(engine: Engine) -> None:
     engine.do(engine.down())
 
 
+def _load(archive: str, what: str) -> Case:
+    return Case(
+        f"load-{archive}",
+        f"load of {what} from an archive",
+        (),
+        lambda engine: engine.load(engine.archives[archive]),
+        before_each=lambda engine: engine.forget(*names(archive)),
+        after_all=lambda engine: engine.forget(*names(archive)),
+        archives=(archive,),
+    )
+
+
+def _commit(name: str, what: str, script: str, *, push: bool = False) -> Case:
+    def reference(engine: Engine) -> str:
+        return f"{engine.host}/{engine.name}/{name}:latest"
+
+    def command(engine: Engine) -> list[str] | None:
+        commit = engine.commit(reference(engine))
+        return one_after_another(commit, engine.push(reference(engine))) if push else commit
+
+    def write(engine: Engine) -> None:
+        engine.do(engine.remove_writer())
+        # Content that no run has seen before, so that the registry has none of it.
+        engine.do(engine.write("busybox", script.replace("SEED", uuid.uuid4().hex)))
+
+    def end(engine: Engine) -> None:
+        engine.do(engine.remove_writer())
+        engine.do(engine.remove([reference(engine)]))
+
+    title = f"commit and push of {what}" if push else f"commit of {what}"
+    kind = "push" if push else "commit"
+    return Case(f"{kind}-{name}", title, ("busybox",), command, before_all=_have, before_each=write, after_all=end)
+
+
+_BIG_FILE = "busybox dd if=/dev/urandom of=/big bs=1M count=10 2>/dev/null"
+_FILES = "busybox mkdir /f; i=0; while [ $i -lt 5000 ]; do echo SEED $i >/f/$i; i=$((i+1)); done"
+
+
 CASES = (
     _pull("busybox", "busybox, 1 layer"),
     _pull("debian", "Debian minbase, 1 layer"),
     _pull("files", "Debian and 4 layers of small files"),
     _pull("layers", "busybox and 39 small layers"),
+    _load("debian", "Debian minbase"),
+    _commit("big", "10 MB", _BIG_FILE),
+    _commit("files", "5,000 files", _FILES),
+    _commit("big", "10 MB", _BIG_FILE, push=True),
+    _commit("files", "5,000 files", _FILES, push=True),
+    Case(
+        "remove-images",
+        f"remove {COUNTS['hundred']} images",
+        (),
+        lambda engine: engine.remove(names("hundred")),
+        before_each=lambda engine: engine.do(engine.load(engine.archives["hundred"])),
+        archives=("hundred",),
+    ),
+    Case(
+        "list-images",
+        f"list {COUNTS['thousands']} images",
+        (),
+        lambda engine: engine.images(),
+        before_all=lambda engine: engine.do(engine.load(engine.archives["thousands"])),
+        after_all=lambda engine: engine.forget(*names("thousands")),
+        archives=("thousands",),
+    ),
     Case(
         "pull-memory",
         "memory of a cold pull of Debian",
         ("debian",),
         lambda engine: engine.pull("debian"),
-        before_each=lambda engine: engine.forget("debian"),
-        after_all=lambda engine: engine.forget("debian"),
+        before_each=lambda engine: engine.forget(f"{engine.host}/debian"),
+        after_all=lambda engine: engine.forget(f"{engine.host}/debian"),
         measure="memory",
     ),
     Case("pull-again", "pull of what is there", ("busybox",), lambda engine: engine.pull("busybox"), before_all=_have),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -60,8 +60,8 @@ class Docker(Engine):
             return False
         return True
 
-    def forget(self, image: str) -> None:
-        self.do(["sh", "-c", f"docker image rm --force {self.host}/{image}; true"])
+    def forget(self, *references: str) -> None:
+        self.do(["sh", "-c", f"docker image rm --force {' '.join(references)}; true"])
 
     def pull(self, image: str) -> list[str]:
         self._forget_peaks()
@@ -76,15 +76,33 @@ class Docker(Engine):
     def up(self, image: str) -> list[str]:
         return four_at_a_time(f"docker run --detach --name sleeper{{}} {self.host}/{image} {' '.join(ALWAYS)}")
 
-    def again(self, image: str) -> list[str] | None:
-        return None
-
     def down(self) -> list[str]:
         names = " ".join(f"sleeper{number}" for number in range(1, SLEEPERS + 1))
         return ["sh", "-c", f"docker rm --force {names} >/dev/null 2>&1; true"]
 
     def containers(self) -> list[str]:
         return ["docker", "ps"]
+
+    def load(self, archive: Path) -> list[str]:
+        return ["docker", "load", "--quiet", "--input", str(archive)]
+
+    def images(self) -> list[str]:
+        return ["docker", "images"]
+
+    def remove(self, images: Sequence[str]) -> list[str]:
+        return ["docker", "rmi", *images]
+
+    def write(self, image: str, script: str) -> list[str]:
+        return ["docker", "run", "--name", "writer", f"{self.host}/{image}", "sh", "-c", script]
+
+    def remove_writer(self) -> list[str]:
+        return ["sh", "-c", "docker rm --force writer >/dev/null 2>&1; true"]
+
+    def commit(self, reference: str) -> list[str]:
+        return ["docker", "commit", "writer", reference]
+
+    def push(self, reference: str) -> list[str]:
+        return ["docker", "push", "--quiet", reference]
 
     def peak_memory(self, child: float) -> float:
         return child + sum(_peak(pid) for pid in self._daemons())

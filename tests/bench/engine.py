@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
 import time
@@ -28,14 +29,17 @@ class Sample:
 class Engine(AbstractContextManager["Engine"], ABC):
     """An engine with its data in ``directory``, which pulls from the registry ``host`` over plain HTTP.
 
+    ``archives`` are docker-archives by name.
+
     Methods that return a command line return None where the engine has no such thing.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, directory: Path, host: str) -> None:
+    def __init__(self, directory: Path, host: str, archives: Mapping[str, Path]) -> None:
         self.directory = directory
         self.host = host
+        self.archives = archives
 
     @classmethod
     @abstractmethod
@@ -50,35 +54,64 @@ class Engine(AbstractContextManager["Engine"], ABC):
         """What its commands need in the environment, besides our own."""
 
     @abstractmethod
-    def forget(self, image: str) -> None:
-        """Removes the image with its layers, so that the next pull is cold."""
+    def forget(self, *references: str) -> None:
+        """Removes the images with their layers, so that the next pull is cold. No error when there are none."""
 
     @abstractmethod
-    def pull(self, image: str) -> list[str] | None: ...
+    def pull(self, image: str) -> list[str] | None:
+        """Brings an image from the registry to disk, its layers unpacked."""
 
-    @abstractmethod
     def run(self, image: str, *command: str) -> list[str] | None:
         """Starts a container on the default bridge, waits for its end, and removes it."""
+        return None
 
-    @abstractmethod
     def execute(self, *command: str) -> list[str] | None:
         """Runs a command in one of the sleepers."""
+        return None
 
-    @abstractmethod
     def up(self, image: str) -> list[str] | None:
         """Starts the sleepers, by the fastest way the engine has."""
+        return None
 
-    @abstractmethod
     def again(self, image: str) -> list[str] | None:
         """Finds that the sleepers, which are up, are as declared."""
+        return None
 
-    @abstractmethod
     def down(self) -> list[str] | None:
         """Removes all sleepers. No error when there are none."""
+        return None
 
-    @abstractmethod
     def containers(self) -> list[str] | None:
         """Lists the containers."""
+        return None
+
+    def load(self, archive: Path) -> list[str] | None:
+        """Brings the images of a docker-archive into the store, with their layers unpacked."""
+        return None
+
+    def images(self) -> list[str] | None:
+        """Lists the images."""
+        return None
+
+    def remove(self, images: Sequence[str]) -> list[str] | None:
+        """Removes images by their names, bytes and all."""
+        return None
+
+    def write(self, image: str, script: str) -> list[str] | None:
+        """Runs a shell script in a new container named ``writer``, to its end; the container stays."""
+        return None
+
+    def remove_writer(self) -> list[str] | None:
+        """Removes the container ``writer``. No error when there is none."""
+        return None
+
+    def commit(self, reference: str) -> list[str] | None:
+        """Makes an image of ``writer``."""
+        return None
+
+    def push(self, reference: str) -> list[str] | None:
+        """Sends an image to the registry."""
+        return None
 
     def peak_memory(self, child: float) -> float:
         """The most memory in use since the last command began, given that of the command itself, in MiB."""
@@ -116,6 +149,12 @@ def remove_groups(name: str) -> None:
         for directory, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):  # one that is in use belongs to somebody else
                 Path(directory).rmdir()
+
+
+def one_after_another(*commands: Sequence[str] | None) -> list[str] | None:
+    """One command that runs all of them; None when one of them is."""
+    lines = [shlex.join(command) for command in commands if command is not None]
+    return ["sh", "-ec", "\n".join(lines)] if len(lines) == len(commands) else None
 
 
 def four_at_a_time(command: str) -> list[str]:

@@ -45,10 +45,10 @@ def provide(host: str, wanted: Collection[str]) -> None:
     with _client(host) as client:
         for name in missing(host, wanted):
             try:
-                layers = list(_layers(name))
+                found = list(layers(name))
             except (FileNotFoundError, subprocess.CalledProcessError):
                 continue
-            _push(client, Reference.parse(f"{host}/{name}"), layers)
+            _push(client, Reference.parse(f"{host}/{name}"), found)
 
 
 def missing(host: str, wanted: Collection[str]) -> frozenset[str]:
@@ -61,17 +61,21 @@ def _client(host: str) -> RegistryClient:
     return RegistryClient(RegistryHosts({host: HostConfig(host, plain_http=True)}), clock=SystemClock())
 
 
-def _layers(name: str) -> Iterator[Layer]:
+def layers(name: str) -> Iterator[Layer]:
+    """The layers of one image, lowest first.
+
+    Raises ``FileNotFoundError`` or ``CalledProcessError`` where this machine cannot make them.
+    """
     if name in ("busybox", "layers"):
         yield _busybox()
     else:
         yield _debian()
     if name == "files":
         for number in range(4):
-            yield _small_files(number, _SMALL_FILES)
+            yield small_files(number, _SMALL_FILES)
     if name == "layers":
         for number in range(39):
-            yield _small_files(number, 1)
+            yield small_files(number, 1)
 
 
 def _busybox() -> Layer:
@@ -97,8 +101,8 @@ def _debian() -> Layer:
         return _layer(subprocess.run([*command, "."], check=True, capture_output=True).stdout)
 
 
-def _small_files(number: int, count: int) -> Layer:
-    """Files of about 4 KB that compress about as well as source code does."""
+def small_files(number: int, count: int) -> Layer:
+    """A layer of files of about 4 KB that compress about as well as source code does; one for each ``number``."""
     chance = random.Random(number)
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz_", k=7)) for _ in range(2000)]
     archive = _Archive()
@@ -131,8 +135,9 @@ def _layer(archive: bytes) -> Layer:
     return Digest.of(archive), gzip.compress(archive, 6, mtime=0)
 
 
-def _push(client: RegistryClient, reference: Reference, layers: list[Layer]) -> None:
-    config = json.dumps(
+def config(layers: list[Layer]) -> bytes:
+    """The config of an image for this machine."""
+    return json.dumps(
         {
             "architecture": Platform.host().architecture,
             "os": "linux",
@@ -140,7 +145,10 @@ def _push(client: RegistryClient, reference: Reference, layers: list[Layer]) -> 
             "rootfs": {"type": "layers", "diff_ids": [str(diff_id) for diff_id, _ in layers]},
         }
     ).encode()
-    contents = [(media.OCI_CONFIG, config), *((media.OCI_LAYER_GZIP, data) for _, data in layers)]
+
+
+def _push(client: RegistryClient, reference: Reference, layers: list[Layer]) -> None:
+    contents = [(media.OCI_CONFIG, config(layers)), *((media.OCI_LAYER_GZIP, data) for _, data in layers)]
     blobs = [(Descriptor(kind, Digest.of(data), len(data)), partial(io.BytesIO, data)) for kind, data in contents]
     descriptors = [descriptor for descriptor, _ in blobs]
     manifest = Manifest.build(descriptors[0], tuple(descriptors[1:]), {})

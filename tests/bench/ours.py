@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +43,7 @@ class Ours(Engine):
             self.do([_COMMAND, "destroy", "--all", "--yes"])
             remove_groups(f"reconciler-{(self._root / 'id').read_text().strip()}")
 
-    def forget(self, image: str) -> None:
+    def forget(self, *references: str) -> None:
         # Every image of this root: in a cold pull there is no other.
         if self._root.exists():
             shutil.rmtree(self._root)
@@ -68,6 +68,27 @@ class Ours(Engine):
 
     def containers(self) -> list[str]:
         return [_COMMAND, "container", "ls"]
+
+    def load(self, archive: Path) -> list[str]:
+        return [_COMMAND, "--progress=quiet", "image", "load", "--input", str(archive)]
+
+    def images(self) -> list[str]:
+        return [_COMMAND, "image", "ls"]
+
+    def remove(self, images: Sequence[str]) -> list[str]:
+        return [_COMMAND, "image", "rm", *images]
+
+    def write(self, image: str, script: str) -> list[str]:
+        return [_COMMAND, "container", "run", "--name", "writer", f"{self.host}/{image}", "sh", "-c", script]
+
+    def remove_writer(self) -> list[str]:
+        return ["sh", "-c", f"{_COMMAND} container rm --force writer 2>/dev/null; true"]
+
+    def commit(self, reference: str) -> list[str]:
+        return [_COMMAND, "container", "commit", "writer", reference]
+
+    def push(self, reference: str) -> list[str]:
+        return [_COMMAND, "--progress=quiet", "image", "push", "--plain-http", reference]
 
     def _sleepers(self, image: str) -> dict[str, Any]:
         # As `rm --force` does it: a sleep that is process 1 does not heed SIGTERM.

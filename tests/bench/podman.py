@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -54,8 +55,8 @@ class Podman(Engine):
         self.do(["podman", "rm", "--all", "--force", "--time=0"])
         remove_groups("libpod_parent")
 
-    def forget(self, image: str) -> None:
-        self.do(["podman", "rmi", "--force", f"{self.host}/{image}"])
+    def forget(self, *references: str) -> None:
+        self.do(["podman", "rmi", "--force", *references])
 
     def pull(self, image: str) -> list[str]:
         return ["podman", "pull", "--quiet", f"{self.host}/{image}"]
@@ -69,12 +70,30 @@ class Podman(Engine):
     def up(self, image: str) -> list[str]:
         return four_at_a_time(f"podman run --detach --name sleeper{{}} {self.host}/{image} {' '.join(ALWAYS)}")
 
-    def again(self, image: str) -> list[str] | None:
-        return None
-
     def down(self) -> list[str]:
         names = " ".join(f"sleeper{number}" for number in range(1, SLEEPERS + 1))
         return ["sh", "-c", f"podman rm --force --ignore --time=0 {names} >/dev/null"]
 
     def containers(self) -> list[str]:
         return ["podman", "ps"]
+
+    def load(self, archive: Path) -> list[str]:
+        return ["podman", "load", "--quiet", "--input", str(archive)]
+
+    def images(self) -> list[str]:
+        return ["podman", "images"]
+
+    def remove(self, images: Sequence[str]) -> list[str]:
+        return ["podman", "rmi", *images]
+
+    def write(self, image: str, script: str) -> list[str]:
+        return ["podman", "run", "--name", "writer", f"{self.host}/{image}", "sh", "-c", script]
+
+    def remove_writer(self) -> list[str]:
+        return ["sh", "-c", "podman rm --force writer >/dev/null 2>&1; true"]
+
+    def commit(self, reference: str) -> list[str]:
+        return ["podman", "commit", "--quiet", "writer", reference]
+
+    def push(self, reference: str) -> list[str]:
+        return ["podman", "push", "--quiet", reference]
