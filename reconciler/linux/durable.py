@@ -1,9 +1,8 @@
 """File I/O that must survive a crash.
 
-Every change that the store's promises rest on goes through here, under the name of its call site (``point``). A
-test can watch, fail or kill at each step of each call site: see ``observed``. The steps of a point are
-``<point>:write``, ``:fsync``, ``:rename``, ``:fsync-directory``, ``:mkdir``, ``:unlink`` and ``:syncfs``, each
-announced before it happens.
+Every change that the store's promises rest on goes through here, under the name of its call site (``point``), and is
+announced to ``watch``: a test can watch, fail or kill at each. What streams files into a directory that nobody sees
+yet, mounts, and the database's commits are done elsewhere and announced under the same watch.
 
 Failures of the operating system become ``HostError`` with the path and a hint. A failed fsync is never tried again
 on the same file: after the first failure the kernel may have dropped the dirty pages, so a second fsync would lie.
@@ -20,11 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.errors import HostError
+from reconciler.linux import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Observer = Callable[[str, Path], None]
+    from collections.abc import Iterator
 
 _HINTS = {
     errno.ENOSPC: "free space on the filesystem that holds it, then try again",
@@ -39,29 +37,6 @@ _HINTS = {
     errno.EXDEV: "unmount what is mounted below it, then try again",
     errno.EBUSY: "unmount what is mounted there, then try again",
 }
-
-
-class _Watch:
-    observer: Observer | None = None
-
-
-@contextlib.contextmanager
-def observed(observer: Observer) -> Iterator[None]:
-    """Calls ``observer(step, path)`` before every step, in all threads, until the block ends. For tests.
-
-    An ``OSError`` that the observer raises is handled as if the step itself had failed.
-    """
-    before, _Watch.observer = _Watch.observer, observer
-    try:
-        yield
-    finally:
-        _Watch.observer = before
-
-
-def reached(step: str, path: Path) -> None:
-    """Announces one step. For I/O that must be done elsewhere (a stream, a database) under the same watch."""
-    if _Watch.observer is not None:
-        _Watch.observer(step, path)
 
 
 @contextlib.contextmanager
@@ -79,23 +54,58 @@ def host_error(error: OSError, doing: str, path: Path) -> HostError:
     return HostError(f"cannot {doing} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
 
 
-def write_file(path: Path, data: bytes, *, point: str, mode: int = 0o600) -> None:
-    """Makes ``path`` hold exactly ``data``: after a crash it holds the old content or the new, never a part."""
+def write_file(path: Path, data: bytes, *, point: str, mode: int = 0o600, sync: bool = True) -> None:
+    """Makes ``path`` hold exactly ``data``: after a crash it holds the old content or the new, never a part.
+
+    ``sync=False`` is for what a reboot may take: readers still see the old or the new.
+    """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
-        with guarded("write", path):
-            reached(f"{point}:write", temporary)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-            try:
-                os.fchmod(descriptor, mode)
-                write_all(descriptor, data)
-            finally:
-                os.close(descriptor)
-        publish(temporary, path, point=point)
+        descriptor = create(temporary, point=point, mode=mode)
+        try:
+            write(descriptor, data, temporary, point=point)
+        finally:
+            os.close(descriptor)
+        if sync:
+            sync_file(temporary, point=point)
+        rename(temporary, path, point=point, sync=sync)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def create(path: Path, *, point: str, mode: int = 0o600) -> int:
+    """A new file with exactly ``mode``, open for writing. Raises ``HostError``, also when the name is taken."""
+    with guarded("write", path), watch.operation(point, "create", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            os.fchmod(descriptor, mode)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def write(descriptor: int, data: bytes | memoryview, path: Path, *, point: str, offset: int = 0) -> None:
+    """Writes all of ``data`` to an open file. ``path`` and ``offset`` say what and where it is; they move nothing."""
+    with (
+        guarded("write", path),
+        watch.operation(point, "write", path, data=data, offset=offset) as announce_middle,
+    ):
+        if announce_middle is not None:
+            half = len(data) // 2
+            write_all(descriptor, data[:half])
+            announce_middle()
+            data = data[half:]
+        write_all(descriptor, data)
+
+
+def truncate(descriptor: int, path: Path, *, point: str) -> None:
+    """Empties an open file and goes to its start."""
+    with guarded("write", path), watch.operation(point, "truncate", path):
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -120,17 +130,18 @@ def rename(source: Path, target: Path, *, point: str, sync: bool = True) -> None
     After a crash the old name may be there again as well, if it was in another directory. ``sync=False`` leaves the
     directory's fsync to the caller.
     """
-    with guarded("rename", source):
-        reached(f"{point}:rename", target)
+    with guarded("rename", source), watch.operation(point, "rename", source, target=target):
         source.rename(target)
     if sync:
         sync_directory(target.parent, point=point)
 
 
-def make_directory(path: Path, *, point: str, mode: int = 0o700) -> None:
-    """Makes one directory with exactly ``mode``, durably. No-op when it is there already (its mode is left alone)."""
-    with guarded("make directory", path):
-        reached(f"{point}:mkdir", path)
+def make_directory(path: Path, *, point: str, mode: int = 0o700, sync: bool = True) -> None:
+    """Makes one directory with exactly ``mode``, durably unless ``sync`` is False.
+
+    No-op when it is there already (its mode is left alone).
+    """
+    with guarded("make directory", path), watch.operation(point, "mkdir", path):
         try:
             path.mkdir(mode)
         except FileExistsError:
@@ -138,13 +149,31 @@ def make_directory(path: Path, *, point: str, mode: int = 0o700) -> None:
                 return
             raise
         path.chmod(mode)
-    sync_directory(path.parent, point=point)
+    if sync:
+        sync_directory(path.parent, point=point)
+
+
+def make_directories(path: Path, *, point: str, mode: int = 0o700) -> None:
+    """Makes a directory with exactly ``mode`` and those above it (0755), where missing. A reboot may take them."""
+    for parent in reversed(path.parents):
+        if not parent.is_dir():
+            make_directory(parent, point=point, mode=0o755, sync=False)
+    make_directory(path, point=point, mode=mode, sync=False)
+
+
+def remove_directory(path: Path, *, point: str) -> bool:
+    """Removes one empty directory, not durably: a power loss may bring it back. False when it was not there."""
+    with guarded("remove", path), watch.operation(point, "rmdir", path):
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def unlink(path: Path, *, point: str, sync: bool = True) -> bool:
     """Removes one file; False when it was not there. ``sync=False`` leaves the directory's fsync to the caller."""
-    with guarded("remove", path):
-        reached(f"{point}:unlink", path)
+    with guarded("remove", path), watch.operation(point, "unlink", path):
         try:
             path.unlink()
         except FileNotFoundError:
@@ -164,18 +193,19 @@ def sweep_temporaries(directory: Path, *, point: str) -> None:
 
 def sync_file(path: Path, *, point: str) -> None:
     """fsync of one file's content."""
-    _fsync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, f"{point}:fsync")
+    with guarded("sync", path), watch.operation(point, "fsync", path):
+        _fsync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def sync_directory(path: Path, *, point: str) -> None:
     """fsync of one directory: names made or removed in it are durable after this."""
-    _fsync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, f"{point}:fsync-directory")
+    with guarded("sync", path), watch.operation(point, "fsync-directory", path):
+        _fsync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def sync_filesystem(path: Path, *, point: str) -> None:
     """syncfs of the filesystem that holds ``path``: for a tree of many files, instead of an fsync of each."""
-    with guarded("sync the filesystem of", path):
-        reached(f"{point}:syncfs", path)
+    with guarded("sync the filesystem of", path), watch.operation(point, "syncfs", path):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _libc().syncfs(descriptor) != 0:
@@ -185,14 +215,12 @@ def sync_filesystem(path: Path, *, point: str) -> None:
             os.close(descriptor)
 
 
-def _fsync(path: Path, flags: int, step: str) -> None:
-    with guarded("sync", path):
-        reached(step, path)
-        descriptor = os.open(path, flags)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from reconciler.errors import HostError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
 
 Propagation = Literal["private", "shared", "slave"]
 
@@ -87,24 +87,26 @@ class MountPoint:
     source: str
 
 
-def mount(what: Overlay | Bind) -> None:
-    """Mounts. Raises ``HostError``; nothing is mounted then."""
-    if isinstance(what, Overlay):
-        _mount_overlay(what)
-    else:
-        _mount_bind(what)
+def mount(what: Overlay | Bind, *, point: str = "mounts") -> None:
+    """Mounts. Raises ``HostError``; nothing is mounted then. ``point`` names the call site, as in ``durable``."""
+    with durable.guarded("mount", what.target), watch.operation(point, "mount", what.target):
+        if isinstance(what, Overlay):
+            _mount_overlay(what)
+        else:
+            _mount_bind(what)
 
 
-def unmount(target: Path, *, detach: bool = False) -> bool:
+def unmount(target: Path, *, detach: bool = False, point: str = "mounts") -> bool:
     """Unmounts the topmost mount at ``target``; False when nothing is mounted there.
 
     ``detach`` takes it out of sight at once even if it is in use (the kernel ends it when nobody uses it any more).
     Raises ``HostError`` when it is busy.
     """
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if detach else 0)
-    if _libc().umount2(os.fsencode(target), flags) == 0:
-        return True
-    number = ctypes.get_errno()
+    with durable.guarded("unmount", target), watch.operation(point, "unmount", target):
+        if _libc().umount2(os.fsencode(target), flags) == 0:
+            return True
+        number = ctypes.get_errno()
     # EINVAL: not a mount point.
     if number in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
         return False

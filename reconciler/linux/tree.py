@@ -8,9 +8,13 @@ import functools
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.errors import HostError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # openat2(2): one number on every architecture; since Linux 5.6.
 _OPENAT2 = 437
@@ -26,7 +30,6 @@ def remove_tree(path: Path, *, point: str, sync: bool = True) -> bool:
     permissions are removed as well. After a crash or an error, calling it again removes the rest.
     """
     with durable.guarded("remove", path):
-        durable.reached(f"{point}:remove-tree", path)
         if not os.path.lexists(path):
             return False
     mounted = mount_points_below(path)
@@ -34,11 +37,11 @@ def remove_tree(path: Path, *, point: str, sync: bool = True) -> bool:
         raise HostError(
             f"cannot remove {path}: {mounted[0]} is a mount point", hint=f"unmount it first: umount {mounted[0]}"
         )
-    with durable.guarded("remove", path):
+    with durable.guarded("remove", path), watch.operation(point, "remove-tree", path) as announce_middle:
         if path.is_symlink() or not path.is_dir():
             path.unlink()
         else:
-            _empty(path)
+            _empty(path, announce_middle)
             path.rmdir()
     if sync:
         durable.sync_directory(path.parent, point=point)
@@ -90,9 +93,9 @@ def _unescape(field: bytes) -> bytes:
     return field
 
 
-def _empty(path: Path) -> None:
-    """Removes what is in the directory ``path``. Depth costs neither descriptors nor stack: directories found on the
-    way are moved up into ``path`` and emptied from there."""
+def _empty(path: Path, announce_middle: Callable[[], None] | None) -> None:
+    """Removes what is in the directory ``path``, and announces when its own files are gone. Depth costs neither
+    descriptors nor stack: directories found on the way are moved up into ``path`` and emptied from there."""
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         top = _open_beneath(parent, path.name)
@@ -100,6 +103,8 @@ def _empty(path: Path) -> None:
         os.close(parent)
     try:
         pending = _remove_files(top)
+        if announce_middle is not None:
+            announce_middle()
         taken = set(pending)
         serial = 0
         while pending:

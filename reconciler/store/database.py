@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reconciler.errors import HostError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +31,7 @@ FILE = "state.db"
 # Marks the file as ours ("rcnc"): a foreign SQLite file is damage, not an empty state.
 APPLICATION_ID = 0x72636E63
 _BUSY_SECONDS = 10
+_POINT = "database"  # the name of this call site in linux.watch
 # A root that holds one of these has had a database.
 _HOLDS_STATE = ("blobs/sha256", "layers", "containers")
 
@@ -131,9 +132,8 @@ class WritableDatabase(Database):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                with durable.guarded("commit to", self.path):
-                    durable.reached("database:commit", self.path)
-                connection.execute("COMMIT")
+                with durable.guarded("commit to", self.path), watch.operation(_POINT, "commit", self.path):
+                    connection.execute("COMMIT")
             finally:
                 roll_back(connection)
 
@@ -142,7 +142,12 @@ class WritableDatabase(Database):
 
         A reader in the middle of a query may prevent it: nothing is lost, the next pass does it.
         """
-        with self._lock, translated(self.path):
+        with (
+            self._lock,
+            translated(self.path),
+            durable.guarded("tidy", self.path),
+            watch.operation(_POINT, "checkpoint", self.path),
+        ):
             self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
@@ -180,9 +185,8 @@ def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Pat
     for schema in schemas:
         for script in schema.versions[current[schema.name] :]:
             for statement in _statements(script):
-                with durable.guarded("migrate", path):
-                    durable.reached("database:migrate", path)
-                connection.execute(statement)
+                with durable.guarded("migrate", path), watch.operation(_POINT, "migrate", path):
+                    connection.execute(statement)
         if current[schema.name] < len(schema.versions):
             connection.execute(
                 "INSERT OR REPLACE INTO schema_versions VALUES (?, ?)", (schema.name, len(schema.versions))
@@ -256,11 +260,12 @@ def _create(root: Path, path: Path) -> None:
             raise HostError(f"{path} is missing, though {directory} is not empty", hint=_RESTORE)
     temporary = path.with_name(f".{FILE}.{os.urandom(4).hex()}.tmp")
     try:
-        with translated(temporary), contextlib.closing(connect(f"{temporary.absolute().as_uri()}?mode=rwc")) as fresh:
+        # SQLite takes an empty file for a new database, and keeps its mode for the files beside it.
+        os.close(durable.create(temporary, point=_POINT))
+        with translated(temporary), contextlib.closing(connect(f"{temporary.absolute().as_uri()}?mode=rw")) as fresh:
             fresh.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             fresh.execute("PRAGMA journal_mode = WAL")
-        temporary.chmod(0o600)
-        durable.publish(temporary, path, point="database")
+        durable.publish(temporary, path, point=_POINT)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from reconciler.errors import HostError, IntegrityError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
 from reconciler.linux.lock import try_lock
 from reconciler.oci.digest import Digest
 
@@ -41,9 +41,7 @@ class _Partial:
     def write(self, chunk: bytes | memoryview) -> None:
         """Appends to the blob. Raises ``HostError`` when the disk is full or fails: the partial is discarded then."""
         try:
-            with durable.guarded("write", self._path):
-                durable.reached("blob:write", self._path)
-                durable.write_all(self._file(), chunk)
+            durable.write(self._file(), chunk, self._path, point="blob", offset=self._offset)
         except HostError:
             self.discard()
             raise
@@ -132,9 +130,11 @@ class Ingest(_Partial):
 
     def restart(self) -> None:
         """Forgets what is there and starts at offset 0, as when a server does not serve ranges."""
-        with durable.guarded("write", self._path):
-            os.ftruncate(self._file(), 0)
-            os.lseek(self._file(), 0, os.SEEK_SET)
+        try:
+            durable.truncate(self._file(), self._path, point="blob")
+        except HostError:
+            self.discard()
+            raise
         self._hash = hashlib.sha256()
         self._offset = 0
 
@@ -233,7 +233,8 @@ def remove_abandoned(path: Path) -> bool:
 def _open_locked(path: Path) -> int:
     """Opens or makes a partial file and locks it. Whoever had it may meanwhile have published or removed that file."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with watch.operation("blob", "create", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_still(path, descriptor):

@@ -178,9 +178,7 @@ class Unpacking:
         if self._done:
             durable.sync_filesystem(self._layers.directory, point=_POINT)
             for index, layer in sorted(self._done.items()):
-                durable.reached("layers:rename", self._layers.path(layer.chain_id))
-                with durable.guarded("rename", self._temporary(index)):
-                    self._temporary(index).rename(self._layers.path(layer.chain_id))
+                durable.rename(self._temporary(index), self._layers.path(layer.chain_id), point=_POINT, sync=False)
             durable.sync_directory(self._layers.directory, point=_POINT)
             with self._database.transaction() as connection:
                 connection.executemany(
@@ -196,8 +194,7 @@ class Unpacking:
     def _claim(self, index: int, chain_id: Digest) -> None:
         while not self._layers.has(chain_id):
             path = self._temporary(index)
-            with durable.guarded("make directory", path):
-                path.mkdir(0o700, exist_ok=True)
+            durable.make_directory(path, point=_POINT, sync=False)
             held = _hold(path)
             if held is None:
                 continue  # it was published or discarded while we waited

@@ -15,13 +15,14 @@ import pytest
 import zstandard
 
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.oci.digest import Digest
 from reconciler.store.archive import Entry, Kind
 from reconciler.store.archive_writer import archive
 from reconciler.store.database import WritableDatabase
 from reconciler.store.layers import Layers
 from reconciler.store.schema import STORE
+from reconciler.testing.faults import FaultAt
 
 pytestmark = pytest.mark.root
 
@@ -181,24 +182,24 @@ def test_s07_what_a_dead_process_left_is_taken_over(layers: Layers, root: Path) 
 
 
 def test_s08_a_directory_without_a_row_is_not_ready(layers: Layers, root: Path) -> None:
-    def fail(step: str, path: Path) -> None:
-        if step == "database:commit":
+    def fail(phase: watch.Phase, operation: watch.Operation) -> None:
+        if (phase, operation.name) == ("before", "database:commit"):
             raise OSError(28, "")
 
-    with pytest.raises(ReconcilerError), durable.observed(fail):
+    with pytest.raises(ReconcilerError), watch.observed(fail):
         unpack_all(layers)
     assert not any(layers.has(chain) for chain in map(Digest, (f"sha256:{name}" for name in names(layers))))
     assert layers.has(unpack_all(layers)[-1])
 
 
 def test_publishing_syncs_before_any_name_appears(layers: Layers) -> None:
-    steps: list[str] = []
     with layers.unpacking(DIFF_IDS) as job:
         for index in job.missing:
             job.unpack(index, io.BytesIO(IMAGE[index]))
-        with durable.observed(lambda step, _: steps.append(step)):
+        fault = FaultAt(0)
+        with watch.observed(fault):
             job.publish()
-    assert steps == ["layers:syncfs", *["layers:rename"] * 3, "layers:fsync-directory", "database:commit"]
+    assert fault.seen == ["layers:syncfs", *["layers:rename"] * 3, "layers:fsync-directory", "database:commit"]
 
 
 def test_the_archive_is_hashed_as_it_streams(layers: Layers) -> None:

@@ -17,7 +17,7 @@ from reconciler.engine.embedded.name_files import NameFiles
 from reconciler.engine.embedded.recovery import Recovery
 from reconciler.engine.embedded.state import SCHEMAS, WriterState, was_cut_off
 from reconciler.errors import HostError
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.model.address import Address
 from reconciler.model.resources import Container, Mount
 from reconciler.oci.config import ImageConfig
@@ -130,11 +130,11 @@ def test_a_deletion_that_was_cut_off_leaves_no_old_data_and_no_leak(state: Write
     row = volumes.ensure(state.root, state.volumes, "shop/data", form={}, owner="volume/shop/data")
     (row.path(state.root) / "old").write_text("old")
 
-    def cut(reached: str, _path: Path) -> None:
-        if reached == step:
+    def cut(phase: watch.Phase, operation: watch.Operation) -> None:
+        if (phase, operation.name) == ("before", step):
             raise KeyboardInterrupt
 
-    with durable.observed(cut), pytest.raises(KeyboardInterrupt):
+    with watch.observed(cut), pytest.raises(KeyboardInterrupt):
         volumes.delete(state.root, state.volumes, "shop/data")
     volumes.sweep(state.root)
     row = volumes.ensure(state.root, state.volumes, "shop/data", form={}, owner="volume/shop/data")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import HostError
-from reconciler.linux import durable, tree
+from reconciler.linux import tree, watch
 from reconciler.linux.tree import mount_points_below, remove_tree
 from reconciler.testing.faults import FaultAt
 
@@ -94,5 +94,5 @@ def test_mount_points_are_those_at_or_below_a_path() -> None:
 
 def test_a_failure_is_typed(tmp_path: Path) -> None:
     (tmp_path / "top").mkdir()
-    with durable.observed(FaultAt(1, 5)), pytest.raises(HostError, match="Input/output error"):
+    with watch.observed(FaultAt(1, 5)), pytest.raises(HostError, match="Input/output error"):
         remove_tree(tmp_path / "top", point="tree")

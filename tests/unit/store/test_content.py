@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.errors import HostError, IntegrityError, InvalidError, NotFoundError
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.oci.digest import Digest
 from reconciler.store.content import ContentStore
 from reconciler.testing.faults import FaultAt
@@ -257,13 +257,13 @@ def test_a_start_sweeps_what_cannot_be_continued_and_keeps_the_rest(content: Con
 KILLED = """
 import sys
 from pathlib import Path
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.oci.digest import Digest
 from reconciler.store.content import ContentStore
 from reconciler.testing.faults import FaultAt
 data = b"0123456789" * 100
 content = ContentStore(Path(sys.argv[1]))
-with durable.observed(FaultAt(int(sys.argv[2]))), content.ingest(Digest.of(data), len(data)) as ingest:
+with watch.observed(FaultAt(int(sys.argv[2]))), content.ingest(Digest.of(data), len(data)) as ingest:
     ingest.write(data[:500])
     ingest.write(data[500:])
     ingest.commit()
@@ -298,7 +298,7 @@ def test_s29_s31_s32_a_failing_disk_is_a_typed_error_and_nothing_is_kept(content
         stop += 1
         fault = FaultAt(stop, number)
         try:
-            with durable.observed(fault):
+            with watch.observed(fault):
                 content.put(DATA)
         except HostError as error:
             assert os.strerror(number) in str(error)
@@ -310,4 +310,6 @@ def test_s29_s31_s32_a_failing_disk_is_a_typed_error_and_nothing_is_kept(content
         assert list(content.partials()) == []
         assert content.put(DATA) == DIGEST
         content.remove(DIGEST)
-    assert fault.seen == ["blob:write", "blob:fsync", "blob:rename", "blob:fsync-directory"]
+    assert fault.seen == [
+        f"blob:{kind}" for kind in ("create", "truncate", "write", "fsync", "rename", "fsync-directory")
+    ]

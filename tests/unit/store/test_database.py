@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import HostError
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.store.database import Schema, WritableDatabase
 from reconciler.store.readonly import ReadOnlyDatabase
 from reconciler.testing.faults import FaultAt
@@ -116,7 +116,7 @@ def test_s37_a_migration_stopped_at_any_statement_leaves_the_old_version(root: P
     old.close()
     for stop in range(3):
         fault = FaultAt(stop + 1, errno.EIO)
-        with durable.observed(fault), pytest.raises(HostError):
+        with watch.observed(fault), pytest.raises(HostError):
             WritableDatabase(root, (NEW,))
         unchanged = WritableDatabase(root, (OLD,))
         assert unchanged.query("SELECT * FROM more")[0]["x"] == 1
@@ -132,10 +132,10 @@ def test_s37_a_migration_killed_at_any_statement_leaves_the_old_version(root: Pa
     program = """
 import sys
 from pathlib import Path
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.store.database import Schema, WritableDatabase
 from reconciler.testing.faults import FaultAt
-with durable.observed(FaultAt(int(sys.argv[2]))):
+with watch.observed(FaultAt(int(sys.argv[2]))):
     WritableDatabase(Path(sys.argv[1]), (Schema("notes", tuple(sys.argv[3:])),))
 """
     for stop in (1, 2, 3):
@@ -147,14 +147,14 @@ with durable.observed(FaultAt(int(sys.argv[2]))):
 
 
 def test_a_database_appears_only_when_it_is_whole(root: Path) -> None:
-    for stop in range(3):
+    for stop in range(4):
         fault = FaultAt(stop + 1, errno.ENOSPC)
-        with durable.observed(fault), pytest.raises(HostError):
+        with watch.observed(fault), pytest.raises(HostError):
             WritableDatabase(root, (OLD,))
-        assert [path.name for path in root.iterdir()] == (["state.db"] if stop == 2 else [])
+        assert [path.name for path in root.iterdir()] == (["state.db"] if stop == 3 else [])
         for path in root.iterdir():
             path.unlink()
-    assert fault.seen == ["database:fsync", "database:rename", "database:fsync-directory"]
+    assert fault.seen == ["database:create", "database:fsync", "database:rename", "database:fsync-directory"]
 
 
 @pytest.mark.parametrize("kind", [WritableDatabase, ReadOnlyDatabase])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler.errors import HostError, IntegrityError
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.linux.lock import DirectoryLock
 from reconciler.oci import media
 from reconciler.oci.digest import Digest
@@ -47,8 +47,8 @@ class _FailAt:
     def __init__(self, step: str) -> None:
         self._step = step
 
-    def __call__(self, step: str, path: Path) -> None:
-        if step == self._step:
+    def __call__(self, phase: watch.Phase, operation: watch.Operation) -> None:
+        if (phase, operation.name) == ("before", self._step):
             raise OSError(errno.EIO, "injected")
 
 
@@ -238,7 +238,7 @@ def test_a_row_whose_layer_vanished_is_freed_as_listed(store: Store) -> None:
 
 def test_an_interrupted_removal_is_listed_and_ended(store: Store) -> None:
     image = store.add_image(b"one")
-    with durable.observed(_FailAt("layer.remove:remove-tree")), pytest.raises(HostError):
+    with watch.observed(_FailAt("layer.remove:remove-tree")), pytest.raises(HostError):
         store.gc.collect(store.gc.plan(()), ())
     (left,) = store.layers()
     assert left.startswith(f"{image.chain_ids[0].hex}.removed-")
@@ -282,7 +282,7 @@ def test_s13_no_row_is_left_without_its_bytes_wherever_collection_fails(store: S
         store.add_image(b"one", b"two")
         plan = store.gc.plan(())
         try:
-            with durable.observed(FaultAt(steps + 1, errno.ENOSPC)):
+            with watch.observed(FaultAt(steps + 1, errno.ENOSPC)):
                 store.gc.collect(plan, ())
         except HostError as error:
             assert "No space left" in str(error)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import HostError
-from reconciler.linux import durable
+from reconciler.linux import watch
 from reconciler.store import identity as identity_module
 from reconciler.store.identity import claim_identity, prepare_root, read_identity
 from reconciler.testing.faults import FaultAt
@@ -110,7 +110,7 @@ def test_an_identity_whose_making_was_cut_short_is_made_at_the_next_try(tmp_path
         root, run = tmp_path / f"root-{step}", tmp_path / f"run-{step}"
         root.mkdir(0o700)
         try:
-            with durable.observed(FaultAt(step, 28)):
+            with watch.observed(FaultAt(step, 28)):
                 claim_identity(root, run)
         except HostError:
             assert claim_identity(root, run) == read_identity(root, run)
