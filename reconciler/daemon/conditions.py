@@ -86,8 +86,7 @@ class Board:
 
     def __enter__(self) -> Board:
         """Raises ``LockedError`` when another daemon runs on the same root."""
-        with durable.guarded("make", self._directory):
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_directories(self._directory, point="conditions")
         try:
             self._lock.acquire(0)
         except LockedError as error:

@@ -54,15 +54,27 @@ def host_error(error: OSError, doing: str, path: Path) -> HostError:
     return HostError(f"cannot {doing} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
 
 
-def write_file(path: Path, data: bytes, *, point: str, mode: int = 0o600, sync: bool = True) -> None:
+def write_file(
+    path: Path,
+    data: bytes,
+    *,
+    point: str,
+    mode: int = 0o600,
+    owner: tuple[int, int] | None = None,
+    sync: bool = True,
+) -> None:
     """Makes ``path`` hold exactly ``data``: after a crash it holds the old content or the new, never a part.
 
-    ``sync=False`` is for what a reboot may take: readers still see the old or the new.
+    ``owner`` is user and group, ours by default. ``sync=False`` is for what a reboot may take: readers still see the
+    old or the new.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         descriptor = create(temporary, point=point, mode=mode)
         try:
+            if owner is not None:
+                with guarded("give away", path):
+                    os.fchown(descriptor, *owner)
             write(descriptor, data, temporary, point=point)
         finally:
             os.close(descriptor)
@@ -73,6 +85,21 @@ def write_file(path: Path, data: bytes, *, point: str, mode: int = 0o600, sync: 
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def overwrite(path: Path, data: bytes, *, point: str, mode: int) -> None:
+    """Writes a file in place, for those who have it open or mounted: never empty for a reader meanwhile.
+
+    A crash may leave a mixture of old and new, and a reboot the old: only for what is written again at need.
+    """
+    with guarded("write", path), watch.operation(point, "write", path, data=data):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            os.fchmod(descriptor, mode)
+            write_all(descriptor, data)
+            os.ftruncate(descriptor, len(data))
+        finally:
+            os.close(descriptor)
 
 
 def create(path: Path, *, point: str, mode: int = 0o600) -> int:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.errors import HostError
+from reconciler.linux import durable, watch
 
 T = TypeVar("T")
 
+_POINT = "netns"  # the name of this call site in linux.durable
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 0x1000
 _MNT_DETACH = 2
@@ -29,15 +31,17 @@ def create(path: Path) -> None:
     Idempotent: a namespace that is already there stays, a plain file left by a crash is mounted over. Missing
     parents are made. Raises ``HostError``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable.make_directories(path.parent, point=_POINT)
     if exists(path):
         return
-    path.touch(mode=0o400)
+    if not path.exists():
+        os.close(durable.create(path, point=_POINT, mode=0o400))
 
     def make() -> None:
         _call("unshare", _libc.unshare(_CLONE_NEWNET), path)
         source = b"/proc/thread-self/ns/net"
-        _call("mount", _libc.mount(source, os.fsencode(path), None, ctypes.c_ulong(_MS_BIND), None), path)
+        with durable.guarded("mount", path), watch.operation(_POINT, "mount", path):
+            _call("mount", _libc.mount(source, os.fsencode(path), None, ctypes.c_ulong(_MS_BIND), None), path)
 
     _in_thread(make)
 
@@ -57,8 +61,9 @@ def delete(path: Path) -> None:
     The kernel destroys the namespace, and every veth pair with an end in it, a moment after its last process ends.
     """
     while exists(path):
-        _call("umount", _libc.umount2(os.fsencode(path), _MNT_DETACH), path)
-    path.unlink(missing_ok=True)
+        with durable.guarded("unmount", path), watch.operation(_POINT, "unmount", path):
+            _call("umount", _libc.umount2(os.fsencode(path), _MNT_DETACH), path)
+    durable.unlink(path, point=_POINT, sync=False)
 
 
 def sweep(directory: Path, keep: Collection[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from posixpath import normpath
 from typing import Any
 
 from reconciler.errors import HostError, RuntimeFailure
+from reconciler.linux import durable
 from reconciler.linux.cgroups import Cgroups
 from reconciler.linux.rooted import Rooted
 from reconciler.runtime import seccomp
@@ -97,9 +98,7 @@ def write_bundle(directory: Path, spec: BundleSpec, cgroups: Cgroups) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Writes a file that only root reads: a process's environment may hold secrets."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(text)
+    durable.write_file(path, text.encode(), point="bundle", sync=False)
 
 
 def resolve_process(root: Rooted, spec: ProcessSpec, hostname: str, *, make_cwd: bool) -> dict[str, Any]:

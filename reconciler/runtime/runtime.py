@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.errors import ConflictError, HostError, NotFoundError, RuntimeFailure
+from reconciler.linux import durable
 from reconciler.linux.cgroups import Cgroups
 from reconciler.linux.processes import ProcessId
+from reconciler.linux.tree import remove_tree
 from reconciler.runtime.conmon import ENVIRONMENT, Monitor, runtime_error
 from reconciler.runtime.spec import DEFAULT_STOP_TIMEOUT, BundleSpec, ProcessSpec
 from reconciler.runtime.task import Status, Task, TaskState
@@ -102,16 +104,16 @@ class Runtime:
         _write_bundle(bundle_dir, spec, self._cgroups)
         if spec.id in self.ids():
             self.delete(spec.id)
-        monitor.work.mkdir(parents=True)
+        durable.make_directories(monitor.work, point="task")
         exit_file = exit_dir / spec.id
-        exit_file.unlink(missing_ok=True)
+        durable.unlink(exit_file, point="task.exit", sync=False)
         try:
             pid, monitor_pid = monitor.spawn(self._cgroups, self._deadline)
             init, watcher = ProcessId.of(pid), ProcessId.of(monitor_pid)
             if init is None or watcher is None:
                 raise RuntimeFailure(f"container {spec.id} ended before it was started")
             task = Task(spec.id, init, watcher, bundle_dir, exit_file, log_path, spec.cgroup, spec.rootfs)
-            _write_whole(monitor.work / "task.json", task.to_json())
+            durable.write_file(monitor.work / "task.json", task.to_json().encode(), point="task", sync=False)
         except BaseException:
             self._discard(spec.id, spec.cgroup)
             raise
@@ -262,16 +264,16 @@ class Runtime:
             self._kill_all(container)
         self._discard(container, task.cgroup)
         for name in ("attach", "ctl", "winsz"):
-            (task.bundle / name).unlink(missing_ok=True)
-        task.exit_file.unlink(missing_ok=True)
+            durable.unlink(task.bundle / name, point="task.bundle", sync=False)
+        durable.unlink(task.exit_file, point="task.exit", sync=False)
 
     def release(self, cgroup: str) -> None:
         """Removes what tasks share, when none is left: the parent control group and the directories in ``run_dir``."""
         if not self.ids():
             self._cgroups.remove(cgroup)
             for directory in (self._tasks, self._runc_root, self._tasks.parent):
-                with suppress(OSError):
-                    directory.rmdir()
+                with suppress(HostError):
+                    durable.remove_directory(directory, point="task.release")
 
     def _kill_all(self, container: str) -> TaskState:
         task = self.task(container)
@@ -293,7 +295,8 @@ class Runtime:
         if cgroup is not None:
             self._cgroups.kill(cgroup)
             self._cgroups.remove(cgroup)
-        shutil.rmtree(self._tasks / container, ignore_errors=True)
+        with suppress(HostError):
+            remove_tree(self._tasks / container, point="task.remove", sync=False)
 
     def _command(self) -> list[str]:
         return [self._program(self._runc, "runc"), f"--root={self._runc_root}", "--log-format=json"]
@@ -335,13 +338,6 @@ class Runtime:
 
 def _explain(result: subprocess.CompletedProcess[bytes], log: Path | None) -> str:
     return (runtime_error(log) if log else "") or result.stderr.decode(errors="replace").strip() or "no message"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Readers see all of it or nothing. /run need not survive a crash, so nothing is flushed."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _write_bundle(directory: Path, spec: BundleSpec, cgroups: Cgroups) -> None:

@@ -153,11 +153,11 @@ class Repository:
     @staticmethod
     def _clear_up(directory: Path) -> None:
         """A git that was killed leaves its locks and half of a pack: the next one refuses, or leaks."""
-        with durable.guarded("make", directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_directories(directory, point="repository")
+        with durable.guarded("tidy", directory):
             for pattern in ("*.lock", "refs/**/*.lock", "objects/**/tmp_*", "objects/info/*.lock"):
                 for left in directory.glob(pattern):
-                    left.unlink(missing_ok=True)
+                    durable.unlink(left, point="repository", sync=False)
 
 
 def _upload_pack(remote: Remote) -> list[str]:

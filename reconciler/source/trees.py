@@ -10,12 +10,12 @@ import hashlib
 import os
 import posixpath
 import secrets
-import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from reconciler.errors import InvalidError, NotFoundError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
+from reconciler.linux.tree import remove_tree
 from reconciler.model.resources import FileContent
 from reconciler.source.repository import Entry, Repository
 from reconciler.spec.reader import MAX_BYTES
@@ -84,13 +84,12 @@ class GitTree:
         missing = {path: place for path, place in self._wanted.items() if not place.exists()}
         if not missing:
             return
-        with durable.guarded("make", self._directory):
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_directories(self._directory, point=_POINT)
         sweep_exports(self._directory, None)
         with self._repository.blobs() as content:
             for path, place in missing.items():
                 temporary = self._directory / f".{place.name}.{secrets.token_hex(4)}.tmp"
-                with durable.guarded("export to", temporary):
+                with durable.guarded("export to", temporary), watch.operation(_POINT, "entry", temporary):
                     self._write(path, temporary, content)
                 durable.sync_filesystem(self._directory, point=_POINT)
                 durable.rename(temporary, place, point=_POINT)
@@ -224,9 +223,7 @@ def _remove(item: Path) -> None:
     if item.is_dir() and not item.is_symlink():
         for parent, _, _ in os.walk(item):
             Path(parent).chmod(0o755)  # who is not root needs the write bit to remove what is inside
-        shutil.rmtree(item)
-    else:
-        item.unlink()
+    remove_tree(item, point=_POINT, sync=False)
 
 
 def _write_file(target: Path, content: Iterator[bytes], executable: bool) -> None:

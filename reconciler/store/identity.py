@@ -158,17 +158,16 @@ def note_place(identity: Identity) -> None:
             f"{noted.decode('utf-8', 'replace').strip()}, and {mounted[0]} is mounted",
             hint="move it back, or stop its containers where it was; a copy to keep needs another id and key",
         )
-    with durable.guarded("make directory", identity.run):
-        identity.run.mkdir(0o700, parents=True, exist_ok=True)
-    durable.write_file(note, text, point="identity.place")
+    durable.make_directories(identity.run, point="identity.run")
+    durable.write_file(note, text, point="identity.place", sync=False)
 
 
 def forget_place(identity: Identity) -> None:
     """Takes the note and the runtime directory away unless something else is in there. The caller holds the lock."""
-    with suppress(OSError):
+    with suppress(OSError, HostError):
         if [path.name for path in identity.run.iterdir()] == [_PLACE]:
-            (identity.run / _PLACE).unlink()
-            identity.run.rmdir()
+            durable.unlink(identity.run / _PLACE, point="identity.forget", sync=False)
+            durable.remove_directory(identity.run, point="identity.forget")
 
 
 def _mounted(identity: Identity, noted: bytes) -> tuple[Path, ...]:

@@ -68,9 +68,10 @@ class Snapshots:
             fresh = path / ".upper"
             lowers = self._lowers(container_id, chain_ids)
             remove_tree(fresh, point=_POINT)
+            durable.make_directory(fresh, point=_POINT, sync=False)
             with durable.guarded("make directory", fresh):
-                fresh.mkdir(0o700)
                 _copy_attributes(lowers[0], fresh)
+            durable.sync_directory(fresh, point=_POINT)
             durable.write_file(path / _LAYERS, "".join(f"{chain}\n" for chain in chain_ids).encode(), point=_POINT)
             durable.rename(fresh, path / "upper", point=_POINT)
         return self.get(container_id)
@@ -86,12 +87,12 @@ class Snapshots:
         """Mounts the container's root filesystem at ``target``, an existing directory; no-op if it is mounted."""
         if not mounts.is_mounted(target):
             snapshot = self.get(container_id)
-            mounts.mount(mounts.Overlay(snapshot.lowers, snapshot.upper, snapshot.work, target))
+            mounts.mount(mounts.Overlay(snapshot.lowers, snapshot.upper, snapshot.work, target), point=_POINT)
 
     def unmount(self, target: Path) -> None:
         """Unmounts it and whatever is mounted below it. No-op when it is not mounted. Raises ``HostError`` if busy."""
         for place in mounts.mounts_below(target):
-            mounts.unmount(place)
+            mounts.unmount(place, point=_POINT)
 
     def remove(self, container_id: str) -> bool:
         """Removes the writable layer and all else of the container; False when there is none.

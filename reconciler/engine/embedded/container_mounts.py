@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
@@ -90,12 +89,11 @@ def _write_files(directory: Path, files: tuple[FileMount, ...]) -> list[MountSpe
     """Writes configs and secrets: read-only binds, readable as their mode says, below a directory that is closed."""
     if not files:
         return []
-    directory.mkdir(mode=0o700, exist_ok=True)
+    durable.make_directory(directory, point="container.file")
     found = []
     for index, file in enumerate(files):
         path = directory / str(index)
         data = plain(file.content).encode("utf-8", "surrogateescape")
-        durable.write_file(path, data, point="container.file", mode=file.mode)
-        os.chown(path, file.uid, file.gid)
+        durable.write_file(path, data, point="container.file", mode=file.mode, owner=(file.uid, file.gid))
         found.append(MountSpec(str(path), file.target, read_only=True))
     return found

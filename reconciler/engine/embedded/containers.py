@@ -21,7 +21,7 @@ from reconciler.engine.embedded.name_files import NameFiles
 from reconciler.engine.embedded.records import dump
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.wiring import Wiring
-from reconciler.errors import ConflictError, InvalidError, NotFoundError, ReconcilerError
+from reconciler.errors import ConflictError, HostError, InvalidError, NotFoundError, ReconcilerError
 from reconciler.linux import durable
 from reconciler.linux.processes import signal_number
 from reconciler.log import Logger
@@ -184,7 +184,7 @@ class Containers:
             self._names.write(row, [endpoint.address for endpoint in endpoints])
             self._names.refresh(self._wiring.networks_of(row.id))
             exits = self._state.container_dir(row.id) / "exit"
-            exits.mkdir(exist_ok=True)
+            durable.make_directory(exits, point="container.exit", mode=0o755, sync=False)
             with self._wiring.attaching(row, endpoints):
                 self._runtime.create(
                     self._state.container_dir(row.id),
@@ -277,8 +277,8 @@ class Containers:
         if self._runtime.ids():
             return
         for directory in ("netns", "rootfs"):
-            with suppress(OSError):
-                (self._state.run / directory).rmdir()
+            with suppress(HostError):
+                durable.remove_directory(self._state.run / directory, point="container.tidy")
         self._runtime.release(self.cgroup)
         forget_place(self._state.identity)
 
@@ -299,7 +299,7 @@ class Containers:
     def _mount(self, row: ContainerRow, spec: StartSpec) -> None:
         """Mounts the root filesystem and fills fresh volumes from it."""
         rootfs = self._state.rootfs(row.id)
-        rootfs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_directories(rootfs, point="container.rootfs")
         self._state.snapshots.mount(row.id, rootfs)
         self._mounts.fill(spec, rootfs)
 
@@ -316,8 +316,7 @@ class Containers:
     def _unmount(self, container_id: str) -> None:
         rootfs = self._state.rootfs(container_id)
         self._state.snapshots.unmount(rootfs)
-        with suppress(FileNotFoundError):
-            rootfs.rmdir()
+        durable.remove_directory(rootfs, point="container.rootfs")
 
 
 def _stop_signal(container: Container, image: ImageConfig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.state import State
+from reconciler.linux import durable
 from reconciler.model.address import Address
 from reconciler.network import hosts
 
@@ -39,7 +39,7 @@ class NameFiles:
     def write(self, row: ContainerRow, own: Iterable[IPv4Address]) -> None:
         """All three files of one container; ``refresh`` adds its peers."""
         directory = self.directory(row.id)
-        directory.mkdir(mode=0o755, exist_ok=True)
+        durable.make_directory(directory, point="names", mode=0o755, sync=False)
         resolv = hosts.resolv_conf(_text(Path("/etc/resolv.conf")), _text(Path(hosts.SYSTEMD_RESOLVED)))
         _rewrite(directory / "resolv.conf", resolv)
         _rewrite(directory / "hostname", hosts.hostname_file(row.settings.hostname))
@@ -77,15 +77,8 @@ class NameFiles:
 
 
 def _rewrite(path: Path, text: str) -> None:
-    """In place, since a file renamed over it would not be seen inside; and never empty for a reader meanwhile."""
-    data = text.encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _MODE)
-    try:
-        os.fchmod(descriptor, _MODE)
-        os.pwrite(descriptor, data, 0)
-        os.ftruncate(descriptor, len(data))
-    finally:
-        os.close(descriptor)
+    # In place: a file renamed over it would not be seen inside the container.
+    durable.overwrite(path, text.encode(), point="names", mode=_MODE)
 
 
 def _text(path: Path) -> str:

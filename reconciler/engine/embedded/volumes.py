@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.records import dump
 from reconciler.errors import ConflictError, HostError, NotFoundError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
 from reconciler.linux.rooted import Rooted
 from reconciler.linux.tree import mount_points_below, remove_tree
 from reconciler.model.address import Address
@@ -144,18 +144,21 @@ def fill(root: Path, table: VolumeTable, row: VolumeRow, rootfs: Path, target: s
     finally:
         inside.close()
     try:
-        copied = subprocess.run(
-            ["cp", "-a", "--", f"/proc/self/fd/{handle}/.", str(destination)],
-            pass_fds=(handle,),
-            capture_output=True,
-            text=True,
-            check=False,
-            process_group=0,  # Ctrl-C is ours to take: what runs is finished
-        )
+        with durable.guarded("fill", destination), watch.operation("volume.fill", "entry", destination):
+            copied = subprocess.run(
+                ["cp", "-a", "--", f"/proc/self/fd/{handle}/.", str(destination)],
+                pass_fds=(handle,),
+                capture_output=True,
+                text=True,
+                check=False,
+                process_group=0,  # Ctrl-C is ours to take: what runs is finished
+            )
     finally:
         os.close(handle)
     if copied.returncode != 0:
         raise HostError(f"cannot fill volume {row.name}: {copied.stderr.strip()[:500]}", hint="free space, then again")
+    # Once it counts as used it is never filled again: all of it is on disk before.
+    durable.sync_filesystem(destination, point="volume.fill")
     table.used(row.name)
 
 

@@ -134,9 +134,7 @@ class Wiring:
 
     def place(self, row: ContainerRow) -> tuple[EndpointSpec, ...]:
         """A network namespace, and an address on each of the container's networks: what ``attaching`` then joins."""
-        namespace = self._state.netns(row.id)
-        namespace.parent.mkdir(parents=True, exist_ok=True)
-        namespaces.create(namespace)
+        namespaces.create(self._state.netns(row.id))
         return tuple(
             self._endpoint(row, Address.parse(network), f"eth{index}")
             for index, network in enumerate(row.settings.networks)
