@@ -8,6 +8,7 @@ have them: nanoseconds would cost a kilobyte an entry).
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING
 
 from reconciler.store.archive import BLOCK, Entry, Kind
@@ -27,6 +28,8 @@ def header(entry: Entry) -> bytes:
     """The header blocks of an entry, to be followed by its body and ``padding``."""
     name = entry.name + b"/" if entry.kind is Kind.DIRECTORY and not entry.name.endswith(b"/") else entry.name
     seconds = entry.mtime // _NANO
+    if entry.kind is Kind.FILE and not entry.xattrs and _is_plain(name, entry, seconds):
+        return _plain(name, entry, seconds)
     prefix, short = _split(name)
     records: dict[bytes, bytes] = {}
     if short is None:
@@ -59,6 +62,27 @@ def header(entry: Entry) -> bytes:
         entry.device,
     )
     return _extended(records) + block if records else block
+
+
+def _is_plain(name: bytes, entry: Entry, seconds: int) -> bool:
+    """Whether ustar's own fields hold all of a regular file."""
+    return (
+        len(name) <= 100
+        and 0 <= entry.uid < 1 << 21
+        and 0 <= entry.gid < 1 << 21
+        and 0 <= seconds < 1 << 33
+        and 0 <= entry.size < 1 << 33
+    )
+
+
+def _plain(name: bytes, entry: Entry, seconds: int) -> bytes:
+    """The header of most entries of most layers, in a third of the time that ``_block`` takes."""
+    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        name.ljust(100, b"\0"), entry.mode, entry.uid, entry.gid, entry.size, seconds,
+    )  # fmt: skip
+    # The low half of Adler-32 is the sum of the bytes plus one, modulo a number that 148 bytes cannot reach.
+    total = (zlib.adler32(head) & 0xFFFF) - 1 + _TAIL_SUM
+    return b"%b%06o\0 %b" % (head, total, _TAIL)
 
 
 def padding(size: int) -> bytes:
@@ -106,6 +130,11 @@ def _block(
         )  # fmt: skip
 
     return pack(b"%06o\0 " % sum(pack(b" " * 8)))
+
+
+# What follows the checksum in the header of a plain file; the sum counts the checksum's own field as eight spaces.
+_TAIL = _block(b"", b"", Kind.FILE.value, 0, 0, 0, 0, 0, b"", (0, 0))[156:]
+_TAIL_SUM = sum(_TAIL) + sum(b" " * 8)
 
 
 def _split(name: bytes) -> tuple[bytes, bytes | None]:
