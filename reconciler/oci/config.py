@@ -12,9 +12,21 @@ from typing import Any
 
 from reconciler.errors import InvalidError
 from reconciler.oci.digest import Digest
+from reconciler.oci.document import (
+    check_keys,
+    labels_field,
+    list_field,
+    object_field,
+    read_object,
+    text_field,
+    texts_field,
+)
 from reconciler.oci.platform import Platform
 
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
+_WHERE = "image config"
+_KEYS = frozenset({"created", "author", "architecture", "os", "variant", "config", "rootfs", "history"})
+_ROOTFS_KEYS = frozenset({"type", "diff_ids"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +75,23 @@ class ImageConfig:
     @classmethod
     def parse(cls, data: bytes) -> ImageConfig:
         """Reads a config blob. Raises ``InvalidError`` naming the field at fault."""
-        if len(data) > MAX_CONFIG_BYTES:
-            raise InvalidError(f"image config has {len(data)} bytes, more than the {MAX_CONFIG_BYTES} allowed")
-        try:
-            raw = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise InvalidError(f"image config is not JSON: {error}") from None
-        if not isinstance(raw, dict):
-            raise InvalidError("image config is not a JSON object")
-        inner = raw.get("config") or {}
-        if not isinstance(inner, dict):
-            raise InvalidError("image config field 'config' is not an object")
+        raw = read_object(data, _WHERE, MAX_CONFIG_BYTES)
+        check_keys(raw, _KEYS, _WHERE)
+        inner = object_field(raw, "config", _WHERE)
         return cls(
-            platform=Platform.normal(
-                _text(raw, "os") or "linux", _text(raw, "architecture") or "unknown", _text(raw, "variant")
-            ),
+            platform=_platform(raw),
             diff_ids=_diff_ids(raw),
-            created=_text(raw, "created"),
-            author=_text(raw, "author"),
-            entrypoint=_strings(inner, "Entrypoint"),
-            cmd=_strings(inner, "Cmd"),
-            env=_strings(inner, "Env"),
-            user=_text(inner, "User"),
-            working_dir=_text(inner, "WorkingDir"),
-            stop_signal=_text(inner, "StopSignal"),
-            labels={key: str(value) for key, value in _object(inner, "Labels").items()},
-            volumes=tuple(sorted(_object(inner, "Volumes"))),
-            exposed_ports=tuple(sorted(_object(inner, "ExposedPorts"))),
+            created=text_field(raw, "created", _WHERE),
+            author=text_field(raw, "author", _WHERE),
+            entrypoint=_words(inner, "Entrypoint"),
+            cmd=_words(inner, "Cmd"),
+            env=texts_field(inner, "Env", _WHERE),
+            user=text_field(inner, "User", _WHERE),
+            working_dir=text_field(inner, "WorkingDir", _WHERE),
+            stop_signal=text_field(inner, "StopSignal", _WHERE),
+            labels=labels_field(inner, "Labels", _WHERE),
+            volumes=tuple(sorted(object_field(inner, "Volumes", _WHERE))),
+            exposed_ports=tuple(sorted(object_field(inner, "ExposedPorts", _WHERE))),
             history=_history(raw),
             raw=raw,
         )
@@ -100,52 +102,35 @@ def encode_config(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
 
 
-def _text(document: dict[str, Any], key: str) -> str:
+def _platform(raw: dict[str, Any]) -> Platform:
+    os_, architecture, variant = (text_field(raw, key, _WHERE) for key in ("os", "architecture", "variant"))
+    return Platform.normal(os_ or "linux", architecture, variant, texts_field(raw, "os.features", _WHERE))
+
+
+def _words(document: dict[str, Any], key: str) -> tuple[str, ...]:
     value = document.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidError(f"image config field {key!r} is not text")
-    return value
-
-
-def _strings(document: dict[str, Any], key: str) -> tuple[str, ...]:
-    value = document.get(key)
-    if value is None:
-        return ()
-    if isinstance(value, str):  # Docker wrote a bare string in old images
-        return (value,)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InvalidError(f"image config field {key!r} is not a list of text")
-    return tuple(value)
-
-
-def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
-    value = document.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InvalidError(f"image config field {key!r} is not an object")
-    return value
+    # Docker wrote a bare string in old images.
+    return (value,) if isinstance(value, str) else texts_field(document, key, _WHERE)
 
 
 def _diff_ids(raw: dict[str, Any]) -> tuple[Digest, ...]:
-    rootfs = raw.get("rootfs")
-    if not isinstance(rootfs, dict) or rootfs.get("type") != "layers":
+    rootfs = object_field(raw, "rootfs", _WHERE)
+    check_keys(rootfs, _ROOTFS_KEYS, _WHERE)
+    if rootfs.get("type") != "layers":
         raise InvalidError("image config field 'rootfs.type' is not 'layers'")
-    return tuple(Digest(text) for text in _strings(rootfs, "diff_ids"))
+    return tuple(Digest(text) for text in texts_field(rootfs, "diff_ids", _WHERE))
 
 
 def _history(raw: dict[str, Any]) -> tuple[History, ...]:
-    entries = raw.get("history") or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+    entries = list_field(raw, "history", _WHERE)
+    if not all(isinstance(entry, dict) for entry in entries):
         raise InvalidError("image config field 'history' is not a list of objects")
     return tuple(
         History(
-            created=_text(entry, "created"),
-            created_by=_text(entry, "created_by"),
-            author=_text(entry, "author"),
-            comment=_text(entry, "comment"),
+            created=text_field(entry, "created", _WHERE),
+            created_by=text_field(entry, "created_by", _WHERE),
+            author=text_field(entry, "author", _WHERE),
+            comment=text_field(entry, "comment", _WHERE),
             empty_layer=entry.get("empty_layer") is True,
         )
         for entry in entries

@@ -13,9 +13,16 @@ from typing import Any
 from reconciler.errors import InvalidError
 from reconciler.oci import media
 from reconciler.oci.descriptor import Descriptor
+from reconciler.oci.digest import Digest
+from reconciler.oci.document import check_keys, labels_field, read_object, text_field
 from reconciler.oci.platform import Platform
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+_KEYS = frozenset(
+    {"schemaVersion", "mediaType", "config", "layers", "manifests", "annotations", "subject", "artifactType"}
+)
+# buildkit files the provenance of an image beside it in the index.
+_REFERENCE_TYPE = "vnd.docker.reference.type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +33,12 @@ class Manifest:
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
+    artifact_type: str = ""
 
     @property
     def is_image(self) -> bool:
-        """Whether it can be run: an artifact (a chart, a signature) has another config type."""
-        return self.config.media_type in media.CONFIGS
+        """Whether it can be run: an artifact (a chart, a signature) has another config type, or says what it is."""
+        return self.config.media_type in media.CONFIGS and not self.artifact_type
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
@@ -60,87 +68,84 @@ class Index:
     def choose(self, platform: Platform) -> Descriptor:
         """The entry that fits ``platform`` best. Raises ``InvalidError`` listing what there is.
 
-        Attestations and artifacts are never chosen. An entry without a platform is taken only when it is the sole
-        candidate; the config must then be checked by the caller, who reads it.
+        Attestations, artifacts and nested indexes are never chosen. An entry without a platform is taken only when it
+        is the sole candidate; the config must then be checked by the caller, who reads it.
         """
         candidates = [entry for entry in self.manifests if _is_runnable(entry)]
-        fitting = [entry for entry in candidates if entry.platform is not None and platform.runs(entry.platform)]
-        if fitting:
-            # The newest variant that still runs; the first listed among equals, as the specification asks.
-            return max(fitting, key=lambda entry: entry.platform.full_variant if entry.platform else "")
+        for wanted in platform.compatible():
+            for entry in candidates:  # the first listed among equals, as the specification asks
+                if entry.platform == wanted and entry.platform is not None and not entry.platform.features:
+                    return entry
         if len(candidates) == 1 and candidates[0].platform is None:
             return candidates[0]
         available = ", ".join(sorted({str(entry.platform) for entry in candidates if entry.platform})) or "none"
         raise InvalidError(
             f"no image for platform {platform}; available: {available}",
-            hint="set `platform:` to one that is available",
+            hint="ask for one that is available: `platform:` in a spec, --platform by hand",
         )
+
+    def platform_of(self, digest: Digest) -> Platform | None:
+        """What the index says of the image with this manifest; None when it says nothing."""
+        return next((entry.platform for entry in self.manifests if entry.digest == digest), None)
 
 
 def parse_manifest(data: bytes, content_type: str = "") -> Manifest | Index:
     """Reads a manifest or an index; the body's own ``mediaType`` must agree with a specific ``content_type``.
 
     Raises ``InvalidError`` for anything else: too large, not JSON, schema 1, both ``layers`` and ``manifests``
-    (CVE-2021-41190), a missing field.
+    (CVE-2021-41190), a missing field, a document that readers differ on (``oci.document``).
     """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise InvalidError(f"manifest has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
-    document = _document(data)
+    document = read_object(data, "manifest", MAX_MANIFEST_BYTES)
+    check_keys(document, _KEYS, "manifest")
     header = media.bare(content_type)
-    if header in media.SCHEMA1 or document.get("schemaVersion") == 1:
-        raise InvalidError("Docker schema 1 manifests are unsupported", hint="rebuild or re-push the image")
-    if "layers" in document and "manifests" in document:
-        raise InvalidError("manifest has both layers and manifests")
+    _check_schema(document, header)
     media_type = _media_type(document, header)
+    annotations = labels_field(document, "annotations", "manifest")
+    if document.get("subject") is not None:
+        Descriptor.from_json(document["subject"], "subject")
+    artifact_type = text_field(document, "artifactType", "manifest")
     if media_type in media.INDEXES:
-        entries = _objects(document, "manifests")
-        return Index(media_type, tuple(Descriptor.from_json(e, f"manifests[{i}]") for i, e in enumerate(entries)))
-    layers = tuple(Descriptor.from_json(e, f"layers[{i}]") for i, e in enumerate(_objects(document, "layers")))
-    annotations = document.get("annotations") or {}
-    if not isinstance(annotations, dict):
-        raise InvalidError("manifest annotations are not an object")
-    return Manifest(
-        media_type,
-        Descriptor.from_json(document.get("config"), "config"),
-        layers,
-        {str(key): str(value) for key, value in annotations.items()},
-    )
+        return Index(media_type, _descriptors(document, "manifests"))
+    config = Descriptor.from_json(document.get("config"), "config")
+    return Manifest(media_type, config, _descriptors(document, "layers"), annotations, artifact_type)
 
 
-def _document(data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidError(f"manifest is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidError("manifest is not a JSON object")
-    return document
+def _check_schema(document: dict[str, Any], header: str) -> None:
+    version = document.get("schemaVersion")
+    if header in media.SCHEMA1 or "fsLayers" in document or (version == 1 and version is not True):
+        raise InvalidError("Docker schema 1 manifests are unsupported", hint="rebuild the image, or push it anew")
+    if version is not None and (version != 2 or not isinstance(version, int)):
+        raise InvalidError("manifest has an unknown schemaVersion")
+    if "manifests" in document and ("layers" in document or "config" in document):
+        raise InvalidError("manifest has what belongs to an image and what belongs to an index")
 
 
 def _media_type(document: dict[str, Any], header: str) -> str:
-    body = document.get("mediaType") or ""
+    """What the document is: its own word, else that of the header, else what its fields look like."""
+    body = text_field(document, "mediaType", "manifest")
     known = media.MANIFESTS | media.INDEXES
     if body and body not in known:
-        raise InvalidError(f"unsupported manifest media type {ascii(str(body)[:100])}")
-    if header in known:
-        if body and body != header:
-            raise InvalidError(f"manifest says {body} but was served as {header}")
-        body = body or header
-    media_type = str(body) or (media.OCI_INDEX if "manifests" in document else media.OCI_MANIFEST)
+        raise InvalidError(f"unsupported manifest media type {body[:100]!a}")
+    if header not in known and not media.is_generic(header):
+        raise InvalidError(f"a manifest was served as {header[:100]!a}")
+    if body and header in known and body != header:
+        raise InvalidError(f"manifest says {body} but was served as {header}")
+    media_type = body or (header if header in known else "")
+    media_type = media_type or (media.OCI_INDEX if "manifests" in document else media.OCI_MANIFEST)
     wanted = "manifests" if media_type in media.INDEXES else "config"
     if wanted not in document:
         raise InvalidError(f"{media_type} has no {wanted!r}")
     return media_type
 
 
-def _objects(document: dict[str, Any], key: str) -> list[Any]:
+def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
     value = document.get(key)
     if not isinstance(value, list):
         raise InvalidError(f"manifest field {key!r} is not a list")
-    return value
+    return tuple(Descriptor.from_json(entry, f"{key}[{at}]") for at, entry in enumerate(value))
 
 
 def _is_runnable(entry: Descriptor) -> bool:
-    if entry.artifact_type or entry.media_type not in media.MANIFESTS:
+    if entry.artifact_type or _REFERENCE_TYPE in entry.annotations or entry.media_type not in media.MANIFESTS:
         return False
-    return entry.platform is None or entry.platform.os != "unknown"
+    return entry.platform is None or entry.platform.is_known

@@ -42,3 +42,8 @@ ACCEPT_MANIFEST = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIF
 def bare(content_type: str) -> str:
     """A Content-Type without its parameters, in lower case (RFC 9110, 8.3.1)."""
     return content_type.partition(";")[0].strip().lower()
+
+
+def is_generic(content_type: str) -> bool:
+    """Whether a bare Content-Type tells nothing of what kind of document it is: missing, or a server's guess."""
+    return not content_type.startswith(("application/vnd.", "image/", "audio/", "video/"))
