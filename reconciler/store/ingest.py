@@ -104,7 +104,7 @@ class Ingest(_Partial):
         if target.exists():
             return cls(path, None, target, digest, size)
         with durable.guarded("write", path):
-            descriptor = _open_locked(path)
+            descriptor = open_locked(path)
         ingest = cls(path, descriptor, target, digest, size)
         try:
             if target.exists():
@@ -186,7 +186,7 @@ class NewBlob(_Partial):
         """Makes and locks a partial file with a name of its own."""
         path = directory / f"{NEW}{os.urandom(8).hex()}"
         with durable.guarded("write", path):
-            return cls(path, _open_locked(path), blobs)
+            return cls(path, open_locked(path), blobs)
 
     def commit(self) -> Digest:
         """Makes the blob visible and on disk, and gives its digest; its size is ``offset``. Raises ``HostError``."""
@@ -230,10 +230,10 @@ def remove_abandoned(path: Path) -> bool:
             os.close(descriptor)
 
 
-def _open_locked(path: Path) -> int:
-    """Opens or makes a partial file and locks it. Whoever had it may meanwhile have published or removed that file."""
+def open_locked(path: Path, *, point: str = "blob") -> int:
+    """Opens or makes a file and locks it, waiting for whoever has it: that one may meanwhile have removed it."""
     while True:
-        with watch.operation("blob", "create", path):
+        with watch.operation(point, "create", path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -8,27 +8,58 @@ import os
 import stat
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from reconciler.errors import InvalidError
 from reconciler.store import whiteout
+from reconciler.store.file_list import RecordedKind
+from reconciler.store.xattrs import set_xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from reconciler.store.file_list import FileListWriter
     from reconciler.store.lower import Found, LowerLayers, PathParts
+    from reconciler.store.xattrs import Xattrs
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as the kernel's, path_resolution(7)
 _MAX_OPEN = 64
+_KIND_DIRECTORY = RecordedKind.DIRECTORY.value
+_KIND_WHITEOUT = RecordedKind.WHITEOUT.value
+_KIND_OPAQUE = RecordedKind.OPAQUE.value
+_KIND_REMOVED = RecordedKind.REMOVED.value
 
 
-@dataclass(frozen=True, slots=True)
+class Attributes(NamedTuple):
+    """Of a directory. ``mode`` holds permission bits only; ``mtime`` is in nanoseconds since the epoch."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    xattrs: Xattrs = ()
+
+
+_NEUTRAL = Attributes(0o755, 0, 0, 0)
+
+
+@dataclass(eq=False, slots=True)
 class Directory:
-    """An open directory of the layer. ``parts`` is its real path from the layer's root, free of links."""
+    """An open directory of the layer. ``parts`` is its real path from the layer's root, free of links.
+
+    ``hides``: nothing of the layers below shows in it. ``plain``: what is made in it gets the mode and owner that its
+    maker asks for, since it has no set-group-id bit and no default access list.
+    """
 
     handle: int
     parts: PathParts
+    hides: bool = False
+    plain: bool = False
+
+    def path(self, *names: bytes) -> bytes:
+        """The path of it, or of something in it, from the layer's root."""
+        return b"/".join((*self.parts, *names))
 
 
 class LayerTree:
@@ -38,18 +69,20 @@ class LayerTree:
     does not have is looked up in the layers below: a directory there is copied without its content (mode, owner,
     extended attributes, time), a link there is followed as if it were here, anything else gives way to a plain 0755
     directory of root's.
+
+    Directories and whiteouts are recorded in ``files`` as they are made, and read from there again in the end, so that
+    nothing here grows with their number.
     """
 
-    def __init__(self, root: int, below: Callable[[], LowerLayers]) -> None:
+    def __init__(self, root: int, below: Callable[[], LowerLayers], files: FileListWriter) -> None:
         self.root = Directory(root, ())
         self._below = below
+        self._files = files
         # Only real directories are remembered, under their real path, and any removal forgets them all: what is
         # remembered can therefore not have become a link.
         self._open: dict[PathParts, Directory] = {(): self.root}
-        self._opaque: set[PathParts] = set()
-        self._whiteouts: list[PathParts] = []
-        self.times: dict[PathParts, int] = {}
-        self._adopt(self.root, self.below(()))
+        self._root_is_set = False
+        self._has_whiteouts = False
 
     def close(self) -> None:
         """Closes what was opened here; the root's descriptor stays its owner's."""
@@ -58,15 +91,13 @@ class LayerTree:
                 os.close(directory.handle)
         self._open = {(): self.root}
 
-    def below(self, parts: PathParts) -> Found | None:
-        """What lower layers show at a real path, as far as this layer lets it through."""
-        return None if self._is_hidden(parts) else self._below().lookup(parts)
-
     def directory(self, parts: PathParts) -> Directory:
         """The directory at a path, made with its parents where it is missing (an implied parent).
 
         Raises ``InvalidError`` when something else is in the way.
         """
+        if (known := self._open.get(parts)) is not None:
+            return known
         found = self._walk(parts, required=True)
         assert found is not None
         return found
@@ -76,7 +107,7 @@ class LayerTree:
         return self._walk(parts, required=False)
 
     def remove(self, parent: Directory, name: bytes) -> None:
-        """Removes whatever has this name, links not followed."""
+        """Removes whatever has this name, links not followed. Closes what was opened."""
         status = os.lstat(name, dir_fd=parent.handle)
         if not stat.S_ISDIR(status.st_mode):
             os.unlink(name, dir_fd=parent.handle)
@@ -90,60 +121,101 @@ class LayerTree:
         self.close()
 
     def make(self, parent: Directory, name: bytes, *, opaque: bool = False) -> Directory:
-        """Makes one directory with mode 0700, for the caller to give its attributes."""
+        """Makes one directory, for the caller to give its attributes with ``set_attributes``."""
         os.mkdir(name, 0o700, dir_fd=parent.handle)
-        directory = self._remember(parent, name, os.open(name, _DIRECTORY, dir_fd=parent.handle))
+        handle = os.open(name, _DIRECTORY, dir_fd=parent.handle)
         if opaque:
-            self.hide_below(directory)
-        return directory
+            os.setxattr(handle, whiteout.OPAQUE_XATTR, whiteout.OPAQUE_VALUE)
+        return self._remember(parent, name, handle)
+
+    def set_attributes(self, directory: Directory, wanted: Attributes) -> None:
+        """Gives a directory these attributes and no others. Its time comes last of all, in ``finish``."""
+        handle = directory.handle
+        opaque = False
+        for key in os.listxattr(handle):
+            if not key.startswith(whiteout.OVERLAY_XATTRS):
+                os.removexattr(handle, key)
+            opaque = opaque or key == whiteout.OPAQUE_XATTR
+        os.fchown(handle, wanted.uid, wanted.gid)
+        os.fchmod(handle, wanted.mode)
+        kept = set_xattrs(handle, wanted.xattrs, shown(directory.parts), is_file=False) if wanted.xattrs else ()
+        directory.plain = not kept and not wanted.mode & stat.S_ISGID
+        path = directory.path()
+        self._files.add(path, _KIND_DIRECTORY, wanted.mode, wanted.uid, wanted.gid, 0, wanted.mtime, xattrs=kept)
+        if opaque:
+            self._files.add(path, _KIND_OPAQUE)
+        self._root_is_set = self._root_is_set or not path
 
     def hide_below(self, directory: Directory) -> None:
-        """Makes a directory opaque: of what it shows, only this layer's part stays."""
+        """Makes a directory opaque: of what it shows, only this layer's part stays. Closes what was opened."""
         # overlayfs does not look for the mark on the root of a layer: finish() does that one name by name.
         if directory.parts:
             os.setxattr(directory.handle, whiteout.OPAQUE_XATTR, whiteout.OPAQUE_VALUE)
-        self._opaque.add(directory.parts)
+            self._files.add(directory.path(), _KIND_OPAQUE)
+        else:
+            self.root.hides = True
+        self.close()
 
     def white_out(self, parent: Directory, name: bytes) -> None:
-        """Hides one name of the layers below. The name must be free in this layer."""
+        """Hides one name of the layers below, if they show it. The name must be free in this layer."""
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent.handle)
-        self._whiteouts.append((*parent.parts, name))
+        self._files.add(parent.path(name), _KIND_WHITEOUT)
+        self._has_whiteouts = True
 
     def finish(self) -> None:
-        """To be called once, after the last entry."""
-        if () in self._opaque:
+        """To be called once, after the last entry; asks for the layers below where that was put off."""
+        if not self._root_is_set:
+            self._adopt(self.root, self._below().lookup(()))
+        if self.root.hides:
             self._hide_below_root()
-        # A whiteout in a directory that is not merged with one below shows up as a name that cannot be stat'ed.
-        for parts in self._whiteouts:
-            if self._is_hidden(parts) and (found := self._existing(parts)) is not None:
-                parent, status = found
-                if whiteout.is_whiteout(status):
-                    os.unlink(parts[-1], dir_fd=parent.handle)
+        if self._has_whiteouts:
+            self._remove_needless_whiteouts()
         # Times come last, for all this moved them. A later entry may have replaced a directory, or one above it.
-        for parts, mtime in sorted(self.times.items()):
-            if not parts:
-                os.utime(self.root.handle, ns=(mtime, mtime))
-            elif (found := self._existing(parts)) is not None and stat.S_ISDIR(found[1].st_mode):
-                os.utime(parts[-1], ns=(mtime, mtime), dir_fd=found[0].handle, follow_symlinks=False)
+        for entry in self._files.replay((_KIND_DIRECTORY,)):
+            *above, name = entry.path.split(b"/")
+            if not name:
+                os.utime(self.root.handle, ns=(entry.mtime, entry.mtime))
+            elif (parent := self._existing(tuple(above))) is not None:
+                status = status_of(parent, name)
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent.handle, follow_symlinks=False)
 
-    def _existing(self, parts: PathParts) -> tuple[Directory, os.stat_result] | None:
-        """What this layer has at a real path, with its directory."""
-        parent = self.find(parts[:-1])
-        if parent is None or parent.parts != parts[:-1]:
-            return None
-        status = status_of(parent, parts[-1])
-        return None if status is None else (parent, status)
+    def _remove_needless_whiteouts(self) -> None:
+        """A whiteout of nothing can show up as a name that cannot be stat'ed, when its directory is not merged."""
+        lower = self._below()
+        for entry in self._files.replay((_KIND_WHITEOUT,)):
+            *above, name = entry.path.split(b"/")
+            parent = self._existing(tuple(above))
+            status = None if parent is None else status_of(parent, name)
+            if parent is None or status is None or not whiteout.is_whiteout(status):
+                continue
+            if (parent.hides and parent.parts) or lower.lookup((*above, name)) is None:
+                os.unlink(name, dir_fd=parent.handle)
+                self._files.add(entry.path, _KIND_REMOVED)
 
     def _hide_below_root(self) -> None:
         for name in sorted(self._below().names(())):
             status = status_of(self.root, name)
             if status is None:
-                os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.root.handle)
+                self.white_out(self.root, name)
             elif stat.S_ISDIR(status.st_mode):
                 self.hide_below(self.directory((name,)))
 
-    def _is_hidden(self, parts: PathParts) -> bool:
-        return bool(self._opaque) and any(parts[:end] in self._opaque for end in range(len(parts)))
+    def _existing(self, parts: PathParts) -> Directory | None:
+        """The directory at a real path, if this layer has one there: nothing is made and no link followed."""
+        current = self.root
+        for end in range(1, len(parts) + 1):
+            known = self._open.get(parts[:end])
+            if known is None:
+                try:
+                    handle = os.open(parts[end - 1], _DIRECTORY, dir_fd=current.handle)
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                        return None
+                    raise
+                known = self._remember(current, parts[end - 1], handle)
+            current = known
+        return current
 
     def _walk(self, parts: PathParts, *, required: bool) -> Directory | None:
         known = len(parts)
@@ -199,9 +271,9 @@ class LayerTree:
         return made
 
     def _implied(self, parent: Directory, name: bytes, *, required: bool) -> Directory | bytes | None:
-        below = self.below((*parent.parts, name))
+        below = None if parent.hides else self._below().lookup((*parent.parts, name))
         if below is not None and below.is_symlink:
-            return os.readlink(below.path)  # noqa: PTH115 - paths here are bytes
+            return below.target()
         if not required and (below is None or not below.is_directory):
             return None
         made = self.make(parent, name)
@@ -210,22 +282,21 @@ class LayerTree:
 
     def _adopt(self, directory: Directory, below: Found | None) -> None:
         """Gives an implied directory the attributes that it has below, or neutral ones."""
-        if below is None:
-            os.fchown(directory.handle, 0, 0)
-            os.fchmod(directory.handle, 0o755)
-            self.times[directory.parts] = 0
-            return
-        os.fchown(directory.handle, below.status.st_uid, below.status.st_gid)
-        os.fchmod(directory.handle, stat.S_IMODE(below.status.st_mode))
-        for key in os.listxattr(below.path):
-            if not key.startswith(whiteout.OVERLAY_XATTRS):
-                os.setxattr(directory.handle, key, os.getxattr(below.path, key))
-        self.times[directory.parts] = below.status.st_mtime_ns
+        wanted = _NEUTRAL
+        if below is not None:
+            status = below.status
+            mode = stat.S_IMODE(status.st_mode)
+            wanted = Attributes(mode, status.st_uid, status.st_gid, status.st_mtime_ns, below.xattrs())
+        self.set_attributes(directory, wanted)
 
     def _remember(self, parent: Directory, name: bytes, handle: int) -> Directory:
+        """Takes over the descriptor of a directory found in ``parent``. May close all that was opened before."""
+        keys = os.listxattr(handle)
+        hides = parent.hides or (whiteout.OPAQUE_XATTR in keys and whiteout.is_opaque(handle))
+        plain = not keys and not os.fstat(handle).st_mode & stat.S_ISGID
         if len(self._open) >= _MAX_OPEN:
             self.close()
-        directory = Directory(handle, (*parent.parts, name))
+        directory = Directory(handle, (*parent.parts, name), hides, plain)
         self._open[directory.parts] = directory
         return directory
 

@@ -1,9 +1,10 @@
 """ROOT/layers: unpacked layers, each named by its chain ID, ready to be mounted.
 
 A layer is ready when it has a row in the database; then its directory is complete, durable, and never changes again.
-It is filled as ``ROOT/layers/<chain hex>.unpacking``, which whoever fills it holds by flock: the kernel releases
-that when a process dies. All layers of an image become ready together, after one syncfs. ``gc`` removes layers, and
-what a crash left over.
+It is filled as ``<chain hex>.unpacking``, and what is put there is recorded in ``<chain hex>.files`` (``file_list``).
+Whoever fills it holds both by flock: the kernel releases that when a process dies. The lock on the record is what
+counts, for its name is the same before and after the layer becomes ready. All layers of an image become ready
+together, after one syncfs. ``gc`` removes layers with their records, and what a crash left over.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from reconciler.linux import durable
 from reconciler.linux.tree import remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
+from reconciler.store import file_list, ingest
 from reconciler.store.compression import decompress
 from reconciler.store.layer_tree import empty_directory
 from reconciler.store.lower import LowerLayers
@@ -83,6 +85,10 @@ class Layers:
         """Where the layer lies, or will lie once it is ready."""
         return self.directory / chain_id.hex
 
+    def files(self, chain_id: Digest) -> Path:
+        """Where the list of a layer's files is (``file_list``). Layers of an earlier version have none."""
+        return self.directory / (chain_id.hex + file_list.SUFFIX)
+
     def stack(self, chain_id: Digest | None) -> tuple[Path, ...]:
         """The layer and all below it, top first, as overlayfs takes them; none for None.
 
@@ -114,9 +120,9 @@ class Unpacking:
         self._diff_ids = tuple(diff_ids)
         self.chain_ids = chain_ids(diff_ids)
         self.missing: tuple[int, ...] = ()
-        self._held: dict[int, int] = {}
+        self._held: dict[int, _Claim] = {}
         self._done: dict[int, Layer] = {}
-        self._failed = False
+        self._failed = self._published = False
         self._changed = threading.Condition()
 
     def __enter__(self) -> Self:
@@ -151,7 +157,7 @@ class Unpacking:
         hasher = hashlib.sha256()
         try:
             with ReadAhead(hashed(decompress(source), hasher)) as chunks:
-                extracted = extract(iter(chunks), target, lambda: self._below(index))
+                extracted = extract(iter(chunks), target, lambda: self._below(index), self._held[index].files)
             actual = Digest("sha256:" + hasher.hexdigest())
             if actual != self._diff_ids[index]:
                 raise IntegrityError(
@@ -189,20 +195,30 @@ class Unpacking:
                         for layer in self._done.values()
                     ],
                 )
+        self._published = True
         return self.chain_ids
 
     def _claim(self, index: int, chain_id: Digest) -> None:
+        path = self._temporary(index)
         while not self._layers.has(chain_id):
-            path = self._temporary(index)
-            durable.make_directory(path, point=_POINT, sync=False)
-            held = _hold(path)
-            if held is None:
-                continue  # it was published or discarded while we waited
-            self._held[index] = held
-            # Left over from a process that died, if it holds anything; and what has the final name has no row.
-            with durable.guarded("empty", path):
-                empty_directory(held)
-            remove_tree(self._layers.path(chain_id), point=_POINT)
+            claim = _Claim(ingest.open_locked(self._layers.files(chain_id), point=_POINT))
+            try:
+                if self._layers.has(chain_id):
+                    claim.release()
+                    return  # it became ready while we waited
+                durable.truncate(claim.files, self._layers.files(chain_id), point=_POINT)
+                durable.make_directory(path, point=_POINT, sync=False)
+                if not claim.hold(path):
+                    claim.release()
+                    continue
+                # Left over from a process that died, if it holds anything; and what has the final name has no row.
+                with durable.guarded("empty", path):
+                    empty_directory(claim.directory)
+                remove_tree(self._layers.path(chain_id), point=_POINT)
+            except BaseException:
+                claim.release()
+                raise
+            self._held[index] = claim
             return
 
     def _below(self, index: int) -> LowerLayers:
@@ -233,26 +249,34 @@ class Unpacking:
 
     def _release(self) -> None:
         """Removes what was not published and lets go of all."""
-        for index, held in self._held.items():
-            with contextlib.suppress(ReconcilerError):  # gc finds it
-                remove_tree(self._temporary(index), point=_POINT)
-            os.close(held)
+        for index, claim in self._held.items():
+            if not self._published:
+                with contextlib.suppress(ReconcilerError):  # gc finds it
+                    remove_tree(self._temporary(index), point=_POINT)
+                    durable.unlink(self._layers.files(self.chain_ids[index]), point=_POINT, sync=False)
+            claim.release()
         self._held = {}
 
 
-def _hold(path: Path) -> int | None:
-    """Waits for the flock of a directory: a descriptor that holds it, or None if the directory is gone by then."""
-    with durable.guarded("lock", path):
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-    return None
+class _Claim:
+    """The locks on a layer that is being filled: descriptors of its list of files and of its directory."""
+
+    def __init__(self, files: int) -> None:
+        self.files = files
+        self.directory = -1
+
+    def hold(self, path: Path) -> bool:
+        """Locks the directory; False when somebody took it away before that."""
+        with durable.guarded("lock", path):
+            try:
+                self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fcntl.flock(self.directory, fcntl.LOCK_EX)
+                return os.path.samestat(path.lstat(), os.fstat(self.directory))
+            except FileNotFoundError:
+                return False
+
+    def release(self) -> None:
+        for descriptor in (self.directory, self.files):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.directory = self.files = -1

@@ -9,6 +9,7 @@ GIL; inflating and hashing beside it do so too. A worker process would cost its 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -18,21 +19,21 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import InvalidError
 from reconciler.linux import durable
-from reconciler.log import Logger
 from reconciler.store import whiteout
 from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
-from reconciler.store.layer_tree import Directory, LayerTree, shown, status_of
+from reconciler.store.file_list import FileListWriter, RecordedKind, file_checksum
+from reconciler.store.layer_tree import Attributes, Directory, LayerTree, shown, status_of
+from reconciler.store.xattrs import Xattrs, set_xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from reconciler.store.lower import LowerLayers, PathParts
 
-_log = Logger("store")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DISK_BLOCK = 4096
-_UNSUPPORTED = (errno.ENOTSUP, errno.EPERM)
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.ERANGE, errno.E2BIG)
+_DEVICES = (Kind.CHARACTER, Kind.BLOCK_DEVICE)
 _NODE_TYPES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
 
 
@@ -44,28 +45,36 @@ class Extracted:
     size: int
 
 
-def extract(chunks: Iterator[bytes], target: Path, below: Callable[[], LowerLayers]) -> Extracted:
+def extract(
+    chunks: Iterator[bytes], target: Path, below: Callable[[], LowerLayers], files: int | None = None
+) -> Extracted:
     """Extracts an uncompressed archive into the empty directory ``target``, reading ``chunks`` to the end.
 
-    ``below`` is asked for the lower layers when they are first needed, and may wait for them. Nothing outside
-    ``target`` changes. Raises ``InvalidError`` for an archive that breaks the rules, ``IntegrityError`` for a truncated
-    one, ``HostError`` when the host cannot store it; ``target`` is then for the caller to remove.
+    ``below`` is asked for the lower layers when they are first needed, and may wait for them. ``files`` is the
+    descriptor of an empty file, open for reading and writing, for the list of what was written (``file_list``).
+    Nothing outside ``target`` changes. Raises ``InvalidError`` for an archive that breaks the rules,
+    ``IntegrityError`` for a truncated one, ``HostError`` when the host cannot store it; ``target`` is then for the
+    caller to remove.
     """
-    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        with durable.guarded("unpack into", target):
-            tree = LayerTree(root, below)
-            try:
-                return _Extraction(tree).run(ArchiveReader(Source(chunks)))
-            finally:
-                tree.close()
-    finally:
-        os.close(root)
+    with contextlib.ExitStack() as opened, durable.guarded("unpack into", target):
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        opened.callback(os.close, root)
+        if files is None:
+            files = os.memfd_create("files")
+            opened.callback(os.close, files)
+        recorded = FileListWriter(files)
+        tree = LayerTree(root, below, recorded)
+        opened.callback(tree.close)
+        extracted = _Extraction(tree, recorded).run(ArchiveReader(Source(chunks)))
+        recorded.finish()
+        return extracted
 
 
 class _Extraction:
-    def __init__(self, tree: LayerTree) -> None:
+    def __init__(self, tree: LayerTree, files: FileListWriter) -> None:
         self._tree = tree
+        self._files = files
+        self._checksum = file_checksum()
 
     def run(self, archive: ArchiveReader) -> Extracted:
         entries = size = 0
@@ -103,27 +112,25 @@ class _Extraction:
         try:
             handle = os.open(name, _CREATE, 0o600, dir_fd=parent.handle)
         except FileExistsError:
-            handle = os.open(name, _CREATE, 0o600, dir_fd=self._cleared(parent, name).handle)
+            parent = self._cleared(parent, name)
+            handle = os.open(name, _CREATE, 0o600, dir_fd=parent.handle)
+        checksum = 0
         try:
             for piece in archive.body():
                 durable.write_all(handle, piece)
+                checksum = self._checksum(piece, checksum)
             os.fchown(handle, entry.uid, entry.gid)
             os.fchmod(handle, entry.mode)
             # After chown, which takes security.capability away.
-            self._set_xattrs(handle, entry)
+            xattrs = set_xattrs(handle, entry.xattrs, _where(entry), is_file=True) if entry.xattrs else ()
             os.utime(handle, ns=(entry.mtime, entry.mtime))
         finally:
             os.close(handle)
+        self._record(parent, name, entry, xattrs, checksum)
 
     def _directory(self, parts: PathParts, entry: Entry) -> None:
-        directory = self._open_or_make(parts)
-        for key in os.listxattr(directory.handle):
-            if not key.startswith(whiteout.OVERLAY_XATTRS):
-                os.removexattr(directory.handle, key)
-        os.fchown(directory.handle, entry.uid, entry.gid)
-        os.fchmod(directory.handle, entry.mode)
-        self._set_xattrs(directory.handle, entry)
-        self._tree.times[directory.parts] = entry.mtime
+        attributes = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, entry.xattrs)
+        self._tree.set_attributes(self._open_or_make(parts), attributes)
 
     def _open_or_make(self, parts: PathParts) -> Directory:
         if not parts:
@@ -156,6 +163,7 @@ class _Extraction:
             parent = self._cleared(parent, name)
         source = self._tree.directory(source.parts)
         os.link(target[-1], name, src_dir_fd=source.handle, dst_dir_fd=parent.handle, follow_symlinks=False)
+        self._files.add(parent.path(name), RecordedKind.HARDLINK.value, link=source.path(target[-1]))
 
     def _symlink(self, parent: Directory, name: bytes, entry: Entry) -> None:
         if not entry.link:
@@ -183,25 +191,26 @@ class _Extraction:
         if mode is not None:
             # By name, though chmod follows links: this name was made just now, and opening a device does things.
             os.chmod(_by_descriptor(parent, name), mode)  # noqa: PTH101 - paths here are bytes
+        xattrs: Xattrs = ()
         if entry.xattrs:
-            self._set_xattrs(_by_descriptor(parent, name), entry)
+            xattrs = set_xattrs(_by_descriptor(parent, name), entry.xattrs, _where(entry), is_file=False)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent.handle, follow_symlinks=False)
+        self._record(parent, name, entry, xattrs)
 
-    def _set_xattrs(self, target: int | bytes, entry: Entry) -> None:
-        for key, value in entry.xattrs:
-            if os.fsdecode(key).startswith(whiteout.OVERLAY_XATTRS):
-                _log.warning("extended-attribute-dropped", path=shown(_parts(entry.name)), key=ascii(key))
-                continue
-            try:
-                if isinstance(target, int):
-                    os.setxattr(target, key, value)
-                else:
-                    os.setxattr(target, key, value, follow_symlinks=False)
-            except OSError as error:
-                capability_lost = entry.kind is Kind.FILE and key == b"security.capability"
-                if error.errno not in _UNSUPPORTED or capability_lost:
-                    raise
-                _log.info("extended-attribute-unsupported", path=shown(_parts(entry.name)), key=ascii(key))
+    def _record(self, parent: Directory, name: bytes, entry: Entry, xattrs: Xattrs, checksum: int = 0) -> None:
+        is_link = entry.kind is Kind.SYMLINK
+        self._files.add(
+            parent.path(name),
+            entry.kind.value[0],
+            0o777 if is_link else entry.mode,
+            entry.uid,
+            entry.gid,
+            os.makedev(*entry.device) if entry.kind in _DEVICES else entry.size,
+            entry.mtime,
+            checksum,
+            entry.link if is_link else b"",
+            xattrs,
+        )
 
     def _whiteout(self, parts: PathParts) -> None:
         if any(part in whiteout.LEGACY_NAMES for part in parts):
@@ -218,8 +227,6 @@ class _Extraction:
         parent = self._tree.find(tuple(above))
         if parent is None:
             return
-        if self._tree.below((*parent.parts, name)) is None:
-            return  # nothing to hide, and a needless whiteout can show up as a name that cannot be stat'ed
         status = status_of(parent, name)
         if status is None:
             self._tree.white_out(parent, name)
@@ -248,13 +255,17 @@ def _parts(name: bytes) -> PathParts:
     return tuple(parts)
 
 
+def _where(entry: Entry) -> str:
+    return shown(tuple(filter(None, entry.name.split(b"/"))))
+
+
 def _by_descriptor(parent: Directory, name: bytes) -> bytes:
     # For the calls that Python offers no directory descriptor for.
     return b"/proc/self/fd/%d/%s" % (parent.handle, name)
 
 
 def _explained(error: OSError, entry: Entry) -> Exception:
-    where = shown(tuple(filter(None, entry.name.split(b"/"))))
+    where = _where(entry)
     if error.errno in _BAD_NAMES:
         return InvalidError(f"cannot store {where}: {os.strerror(error.errno or 0)}")
     return durable.host_error(error, "unpack", Path(where))
