@@ -106,6 +106,16 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process of our pid namespace holds the lock of a file, told without touching the lock itself."""
+    try:
+        status = path.stat()
+        listing = Path("/proc/locks").read_text()
+    except OSError:
+        return False
+    return _holder_of(listing, status) is not None
+
+
 def _is_at(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -126,15 +136,18 @@ def _wait(descriptor: int, timeout: float) -> bool:
 
 def _holder(descriptor: int) -> str:
     """Who holds the lock, as well as /proc/locks tells: it lists only processes of our pid namespace."""
-    status = os.fstat(descriptor)
-    # proc_locks(5): "1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF", device numbers in hexadecimal.
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
-        listing = Path("/proc/locks").read_text()
-        found = re.search(rf"FLOCK\s+ADVISORY\s+WRITE\s+(\d+)\s+{place}\s", listing)
-        if found is None or int(found[1]) <= 0:
+        pid = _holder_of(Path("/proc/locks").read_text(), os.fstat(descriptor))
+        if pid is None:
             return "another process"
-        name = Path(f"/proc/{found[1]}/comm").read_text().strip()
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return "another process"
-    return f"process {found[1]} ({name})"
+    return f"process {pid} ({name})"
+
+
+def _holder_of(listing: str, status: os.stat_result) -> int | None:
+    # proc_locks(5): "1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF", device numbers in hexadecimal.
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    found = re.search(rf"FLOCK\s+ADVISORY\s+WRITE\s+(\d+)\s+{place}\s", listing)
+    return int(found[1]) if found is not None and int(found[1]) > 0 else None

@@ -61,6 +61,11 @@ class LeaseTable:
                 held.update({row["item"]: row["purpose"] for row in (first, *rest) if row["item"]})
         return held
 
+    def ended(self) -> tuple[str, ...]:
+        """The ids of the leases that no longer hold: ``sweep`` deletes them."""
+        rows = self._database.query("SELECT * FROM leases ORDER BY id")
+        return tuple(row["id"] for row in rows if not _holds(row))
+
     def sweep(self) -> int:
         """Deletes the leases that no longer hold, and says how many."""
         with self._database.transaction() as connection:

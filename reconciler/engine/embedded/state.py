@@ -11,7 +11,7 @@ from reconciler.engine.embedded.volumes import VolumeTable
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.store.content import ContentStore
 from reconciler.store.database import FILE, Database, WritableDatabase
-from reconciler.store.identity import Identity, claim_identity, read_identity
+from reconciler.store.identity import RUN, Identity, claim_identity, read_identity
 from reconciler.store.images import ImageRecord, ImageTable, NameTable
 from reconciler.store.layers import Layers
 from reconciler.store.leases import LeaseTable
@@ -77,9 +77,9 @@ class State:
         self.database.close()
 
 
-def open_reader(root: Path) -> State:
+def open_reader(root: Path, run: Path = RUN) -> State:
     """A view of ``root`` that leaves no trace; of a root that is not there yet, an empty one."""
-    return State(read_identity(root), ReadOnlyDatabase(root, SCHEMAS))
+    return State(read_identity(root, run), ReadOnlyDatabase(root, SCHEMAS))
 
 
 def open_writer(root: Path) -> WriterState:

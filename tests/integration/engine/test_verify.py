@@ -1,0 +1,281 @@
+"""``verify_root`` on real roots: what is damaged is named with who needs it, and what is at work is left in peace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.engine.embedded.engine import EmbeddedEngine
+from reconciler.engine.embedded.perform import opener
+from reconciler.engine.embedded.verify import verify_root
+from reconciler.linux import mounts
+from reconciler.model.address import Address
+from reconciler.model.resources import Container, FileContent, Import
+from reconciler.oci.digest import Digest
+from reconciler.store.damage import Report
+from reconciler.store.identity import RUN
+from reconciler.store.images import ImageRecord, Name
+from reconciler.testing.images import archive, busybox_archive
+
+pytestmark = pytest.mark.root
+
+TAG, OTHER = "docker.io/library/app:1", "docker.io/library/other:1"
+SLEEPER = Container(Address("image", "shop/app"), command=("sleep", "3600"), stop_signal="SIGKILL")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A root with two named images, and a container made of the first."""
+
+    place: Path
+    root: Path
+    image: ImageRecord
+    other: ImageRecord
+    container: str
+
+    @classmethod
+    def make(cls, place: Path) -> Scene:
+        root = place / "root"
+        with EmbeddedEngine(root) as engine, engine.turn(5):
+            machinery = engine.writer()
+            image = _import(engine, place / "app.tar.gz", busybox_archive({"etc/app": "app"}))
+            other = _import(engine, place / "other.tar.gz", archive([]))
+            machinery.state.names.set(Name(TAG, image.digest, "", "tag"))
+            machinery.state.names.set(Name(OTHER, other.digest, "", "tag"))
+            row = machinery.containers.create(
+                SLEEPER, image.digest, name="shop/web", address=Address("container", "shop/web"), form={}
+            )
+            machinery.containers.take_down(row)
+        return cls(place, root, image, other, row.id)
+
+    def copy(self, place: Path) -> Scene:
+        """The same with an identity of its own."""
+        root = place / "root"
+        subprocess.run(["cp", "-a", self.root, root], check=True)
+        (root / "id").write_text(os.urandom(6).hex())
+        return replace(self, place=place, root=root)
+
+    @property
+    def run(self) -> Path:
+        return RUN / (self.root / "id").read_text().strip()
+
+    def blob(self, digest: Digest) -> Path:
+        return self.root / "blobs" / "sha256" / digest.hex
+
+    def layer(self, chain_id: Digest) -> Path:
+        return self.root / "layers" / chain_id.hex
+
+    def execute(self, sql: str, *values: object) -> None:
+        """Changes the database behind everybody's back."""
+        connection = sqlite3.connect(self.root / "state.db", isolation_level=None)
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute(sql, values)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.close()
+
+    def verify(self, **options: bool) -> Report:
+        return verify_root(self.root, **options)
+
+
+def _import(engine: EmbeddedEngine, path: Path, data: bytes) -> ImageRecord:
+    path.write_bytes(data)
+    content = FileContent(str(path), Digest.of(data).hex, len(data))
+    return engine.writer().images.import_archive(Import(content), opener(content))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return Scene.make(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def scene(template: Scene, tmp_path: Path) -> Iterator[Scene]:
+    scene = template.copy(tmp_path)
+    yield scene
+    shutil.rmtree(scene.run, ignore_errors=True)
+
+
+def found(report: Report) -> set[tuple[str, str, str]]:
+    return {item.key for item in report.damage}
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """One bit, as a disk does it: the times stay."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_root_in_order_is_clean_and_is_not_written_to(scene: Scene) -> None:
+    before = {path: path.lstat().st_ctime_ns for path in scene.root.rglob("*")}
+    report = scene.verify()
+    assert report.is_clean and not report.leftovers, report.lines()
+    assert (report.checked.images, report.checked.containers, report.checked.blobs) == (2, 1, 6)
+    assert {path: path.lstat().st_ctime_ns for path in scene.root.rglob("*")} == before
+
+
+def test_a_root_that_is_not_there_has_no_damage(tmp_path: Path) -> None:
+    assert verify_root(tmp_path / "none").is_clean
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("part", ["manifest", "config", "layer"])
+def test_s41_a_flipped_bit_in_any_blob_is_found_and_named_with_who_needs_it(scene: Scene, part: str) -> None:
+    image = scene.image
+    digest = {"manifest": image.digest, "config": image.config.digest, "layer": image.layers[0].digest}[part]
+    flip(scene.blob(digest))
+    report = scene.verify()
+    assert found(report) == {("blob", digest, "wrong-bytes")}
+    assert report.damage[0].needed_by == (f"tag {TAG}", "container shop/web")
+
+
+def as_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def as_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+@pytest.mark.parametrize(
+    ("ruin", "code"),
+    [(as_directory, "not-a-file"), (as_fifo, "not-a-file"), (as_link, "not-a-file"), (truncated, "wrong-bytes")],
+)
+def test_a_blob_that_is_something_else_is_damage_and_does_not_stop_the_check(
+    scene: Scene, ruin: Callable[[Path], None], code: str
+) -> None:
+    digest = scene.image.layers[0].digest
+    ruin(scene.blob(digest))
+    assert ("blob", digest, code) in found(scene.verify())
+
+
+def test_a_missing_blob_is_named_with_who_needs_it(scene: Scene) -> None:
+    scene.blob(scene.other.config.digest).unlink()
+    report = scene.verify()
+    assert found(report) == {("blob", scene.other.config.digest, "missing")}
+    assert report.damage[0].needed_by == (f"tag {OTHER}",)
+
+
+def test_layers_lost_or_replaced_are_damage(scene: Scene) -> None:
+    first, second = scene.layer(scene.image.chain_ids[0]), scene.layer(scene.other.chain_ids[0])
+    first.rename(scene.place / "lost")
+    second.rename(scene.place / "moved")
+    second.symlink_to(scene.place / "moved")
+    assert found(scene.verify()) == {
+        ("layer", scene.image.chain_ids[0], "no-directory"),
+        ("layer", scene.other.chain_ids[0], "no-directory"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("sql", "damage"),
+    [
+        ("UPDATE images SET config_digest = 'sha256:xyz' WHERE digest = '{other}'", ("image", "{other}", "malformed")),
+        ("UPDATE images SET layers = '[[1' WHERE digest = '{other}'", ("image", "{other}", "malformed")),
+        ("UPDATE images SET layers = '[]' WHERE digest = '{other}'", ("image", "{other}", "wrong-row")),
+        ("UPDATE images SET config_size = 7 WHERE digest = '{other}'", ("image", "{other}", "wrong-size")),
+        ("UPDATE names SET name = '::' WHERE digest = '{other}'", ("name", "::", "malformed")),
+        ("DELETE FROM images WHERE digest = '{other}'", ("name", "tag docker.io/library/other:1", "dangling")),
+        ("DELETE FROM layers WHERE chain_id = '{chain}'", ("layer", "{chain}", "not-unpacked")),
+        ("UPDATE layers SET parent = '{other}' WHERE chain_id = '{chain}'", ("layer", "{chain}", "wrong-row")),
+        ("UPDATE layers SET diff_id = X'00' WHERE chain_id = '{chain}'", ("layer", "{chain}", "malformed")),
+        ("UPDATE containers SET settings = '{{'", ("container", "{container}", "malformed")),
+        ("UPDATE containers SET image = '{none}'", ("container", "{container}", "no-image")),
+        ("INSERT INTO leases VALUES ('a', 'p', '{boot}', 1, 1, 1e12)", None),
+        ("INSERT INTO lease_items VALUES ('a', 'x')", ("database", "lease_items", "dangling-row")),
+        ("INSERT INTO volumes VALUES ('shop/data', '{{}}', '', 'shop/data', 0)", ("volume", "shop/data", "no-data")),
+    ],
+)
+def test_rows_that_make_no_sense_are_damage(scene: Scene, sql: str, damage: tuple[str, str, str] | None) -> None:
+    values = {
+        "other": scene.other.digest,
+        "chain": scene.other.chain_ids[0],
+        "container": scene.container,
+        "none": Digest.of(b"none"),
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+    }
+    scene.execute(sql.format(**values))
+    report = scene.verify()
+    if damage is None:
+        assert report.is_clean, report.lines()
+    else:
+        assert tuple(part.format(**values) for part in damage) in found(report), report.lines()
+
+
+@pytest.mark.parametrize("ruin", [lambda path: flip(path, 8192), lambda path: path.write_bytes(b"\xff" * 9000)])
+def test_s35_a_damaged_database_is_damage_and_blobs_are_checked_all_the_same(
+    scene: Scene, ruin: Callable[[Path], None]
+) -> None:
+    ruin(scene.root / "state.db")
+    flip(scene.blob(scene.image.digest))
+    report = scene.verify()
+    assert {"database", "blob"} <= {item.kind for item in report.damage}, report.lines()
+
+
+@pytest.mark.parametrize("part", ["upper", "work", "layers", "spec.json"])
+def test_a_container_that_lost_a_part_is_damage(scene: Scene, part: str) -> None:
+    path = scene.root / "containers" / scene.container / part
+    path.rename(scene.place / "lost")
+    assert [item.id for item in scene.verify().damage] == [scene.container]
+
+
+def test_what_nothing_claims_is_left_over_and_no_damage(scene: Scene) -> None:
+    stray = b"stray"
+    scene.blob(Digest.of(stray)).write_bytes(stray)
+    (scene.root / "ingest" / ("0" * 64)).write_bytes(b"half")
+    (scene.root / "layers" / ("1" * 64 + ".unpacking")).mkdir()
+    (scene.root / "containers" / ("2" * 64)).mkdir()
+    (scene.root / ".key.1234.tmp").write_bytes(b"")
+    (scene.run / "rootfs" / ("3" * 64)).mkdir(parents=True)
+    report = scene.verify()
+    assert report.is_clean, report.lines()
+    kinds = {item.kind for item in report.leftovers}
+    assert kinds == {"blob", "partial", "layer", "container", "temporary", "runtime"}, report.lines()
+
+
+def test_s25_a_mount_that_nobody_claims_is_left_over(scene: Scene) -> None:
+    target = scene.root / "containers" / scene.container / "upper" / "mnt"
+    target.mkdir()
+    mounts.mount(mounts.Bind(scene.place, target))
+    try:
+        assert ("mount", str(target)) in {item.key for item in scene.verify().leftovers}
+    finally:
+        mounts.unmount(target)
+
+
+def test_what_a_lease_protects_is_not_left_over(scene: Scene) -> None:
+    stray = b"stray"
+    with EmbeddedEngine(scene.root) as engine, engine.turn(5):
+        state = engine.writer().state
+        with state.leases.take("pull", [Digest.of(stray)]):
+            state.content.put(stray)
+            report = verify_root(scene.root, state=state)
+    assert report.is_clean and not report.leftovers, report.lines()
+
+
+def test_s46_a_root_that_others_can_read_is_damage(scene: Scene) -> None:
+    scene.root.chmod(0o755)
+    assert found(scene.verify()) == {("root", str(scene.root), "open-to-others")}
+    scene.root.chmod(0o777)
+    assert ("root", str(scene.root), "untrusted") in found(scene.verify())
+    scene.root.chmod(0o700)
