@@ -50,6 +50,10 @@ class InvalidError(ReconcilerError):
     """A value from outside does not follow its grammar: a reference, a digest, a manifest, a config."""
 
 
+class LimitError(InvalidError):
+    """A value from outside is larger than this host's owner allows; the message names the limit, the hint raises it."""
+
+
 class NotFoundError(ReconcilerError):
     """A named thing is not there."""
 

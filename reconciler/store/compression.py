@@ -10,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from reconciler.errors import IntegrityError
+from reconciler.store.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,29 +42,57 @@ def detect(head: bytes) -> Compression:
     return "none"
 
 
-def decompress(source: BinaryIO) -> Iterator[bytes]:
+def decompress(source: BinaryIO, limits: Limits = DEFAULTS) -> Iterator[bytes]:
     """Yields the uncompressed bytes of ``source`` in chunks of bounded size, to its very end.
 
     Raises ``IntegrityError`` for a truncated or damaged stream, and for bytes after the last member or frame that are
-    not zero padding.
+    not zero padding; ``LimitError`` when more comes out, in all or for what went in, than ``limits`` allow.
     """
-    head = source.read(CHUNK)
+    counted = _Counted(source)
+    head = counted.read(CHUNK)
     match detect(head):
         case "gzip":
-            return _gunzip(source, head)
+            chunks = _gunzip(counted, head)
         case "zstd":
-            return _unzstd(source, head)
+            chunks = _unzstd(counted, head)
         case _:
-            return _plain(source, head)
+            chunks = _plain(counted, head)
+    return _bounded(chunks, counted, limits)
 
 
-def _plain(source: BinaryIO, head: bytes) -> Iterator[bytes]:
+class _Counted:
+    """Reads from a source, and counts the bytes."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self.taken = 0
+
+    def read(self, count: int) -> bytes:
+        data = self._source.read(count)
+        self.taken += len(data)
+        return data
+
+
+def _bounded(chunks: Iterator[bytes], counted: _Counted, limits: Limits) -> Iterator[bytes]:
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        if total > limits.layer_bytes:
+            raise limits.exceeded("layer_bytes", f"the layer comes to {total} bytes or more")
+        if total > limits.compression_ratio_from and total > counted.taken * limits.compression_ratio:
+            raise limits.exceeded(
+                "compression_ratio", f"{counted.taken} compressed bytes of the layer come to {total} or more"
+            )
+        yield chunk
+
+
+def _plain(source: _Counted, head: bytes) -> Iterator[bytes]:
     while head:
         yield head
         head = source.read(CHUNK)
 
 
-def _gunzip(source: BinaryIO, data: bytes) -> Iterator[bytes]:
+def _gunzip(source: _Counted, data: bytes) -> Iterator[bytes]:
     engine = _zlib()
     while data:
         inflate = engine.decompressobj(wbits=_GZIP_BITS)
@@ -82,7 +111,7 @@ def _gunzip(source: BinaryIO, data: bytes) -> Iterator[bytes]:
         data = _next_member(source, inflate.unused_data)
 
 
-def _next_member(source: BinaryIO, data: bytes) -> bytes:
+def _next_member(source: _Counted, data: bytes) -> bytes:
     """The start of the member that follows, after any zero padding; empty at the end of the stream."""
     while True:
         data = data.lstrip(b"\0") or source.read(CHUNK)
@@ -97,7 +126,7 @@ def _next_member(source: BinaryIO, data: bytes) -> bytes:
     return data
 
 
-def _unzstd(source: BinaryIO, data: bytes) -> Iterator[bytes]:
+def _unzstd(source: _Counted, data: bytes) -> Iterator[bytes]:
     import zstandard
 
     context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)

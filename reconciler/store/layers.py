@@ -26,6 +26,7 @@ from reconciler.oci.layers import chain_ids
 from reconciler.store import file_list, ingest
 from reconciler.store.compression import decompress
 from reconciler.store.layer_tree import empty_directory
+from reconciler.store.limits import DEFAULTS, Limits
 from reconciler.store.lower import LowerLayers
 from reconciler.store.pipeline import ReadAhead, hashed
 
@@ -54,8 +55,9 @@ class Layer:
 class Layers:
     """The unpacked layers of one root. Methods may be called from any thread."""
 
-    def __init__(self, root: Path, database: Database) -> None:
+    def __init__(self, root: Path, database: Database, limits: Limits = DEFAULTS) -> None:
         self.directory = root / "layers"
+        self.limits = limits
         self._database = database
 
     def get(self, chain_id: Digest) -> Layer | None:
@@ -156,8 +158,9 @@ class Unpacking:
         target = self._temporary(index)
         hasher = hashlib.sha256()
         try:
-            with ReadAhead(hashed(decompress(source), hasher)) as chunks:
-                extracted = extract(iter(chunks), target, lambda: self._below(index), self._held[index].files)
+            with ReadAhead(hashed(decompress(source, self._layers.limits), hasher)) as chunks:
+                files, limits = self._held[index].files, self._layers.limits
+                extracted = extract(iter(chunks), target, lambda: self._below(index), files, limits)
             actual = Digest("sha256:" + hasher.hexdigest())
             if actual != self._diff_ids[index]:
                 raise IntegrityError(

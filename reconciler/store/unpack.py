@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import InvalidError
 from reconciler.linux import durable
-from reconciler.store import whiteout
+from reconciler.log import Logger
+from reconciler.store import sparse, whiteout
 from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
 from reconciler.store.file_list import FileListWriter, RecordedKind, file_checksum
 from reconciler.store.layer_tree import Attributes, Directory, LayerTree, shown, status_of
+from reconciler.store.limits import DEFAULTS, Limits
 from reconciler.store.xattrs import Xattrs, set_xattrs
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from reconciler.store.lower import LowerLayers, PathParts
 
+_log = Logger("store")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DISK_BLOCK = 4096
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.ERANGE, errno.E2BIG)
@@ -46,15 +49,19 @@ class Extracted:
 
 
 def extract(
-    chunks: Iterator[bytes], target: Path, below: Callable[[], LowerLayers], files: int | None = None
+    chunks: Iterator[bytes],
+    target: Path,
+    below: Callable[[], LowerLayers],
+    files: int | None = None,
+    limits: Limits = DEFAULTS,
 ) -> Extracted:
     """Extracts an uncompressed archive into the empty directory ``target``, reading ``chunks`` to the end.
 
     ``below`` is asked for the lower layers when they are first needed, and may wait for them. ``files`` is the
     descriptor of an empty file, open for reading and writing, for the list of what was written (``file_list``).
-    Nothing outside ``target`` changes. Raises ``InvalidError`` for an archive that breaks the rules,
-    ``IntegrityError`` for a truncated one, ``HostError`` when the host cannot store it; ``target`` is then for the
-    caller to remove.
+    Nothing outside ``target`` changes. Raises ``InvalidError`` for an archive that breaks the rules, ``LimitError`` for
+    one that goes beyond ``limits``, ``IntegrityError`` for a truncated one, ``HostError`` when the host cannot store
+    it; ``target`` is then for the caller to remove.
     """
     with contextlib.ExitStack() as opened, durable.guarded("unpack into", target):
         root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -65,7 +72,7 @@ def extract(
         recorded = FileListWriter(files)
         tree = LayerTree(root, below, recorded)
         opened.callback(tree.close)
-        extracted = _Extraction(tree, recorded).run(ArchiveReader(Source(chunks)))
+        extracted = _Extraction(tree, recorded).run(ArchiveReader(Source(chunks), limits))
         recorded.finish()
         return extracted
 
@@ -94,6 +101,8 @@ class _Extraction:
             self._whiteout(parts)
         elif entry.kind is Kind.DIRECTORY:
             self._directory(parts, entry)
+        elif entry.kind is Kind.SOCKET:
+            _log.info("socket-skipped", path=_where(entry))
         elif not parts:
             raise InvalidError(f"the entry at byte {entry.offset} would replace the root directory")
         else:
@@ -116,9 +125,12 @@ class _Extraction:
             handle = os.open(name, _CREATE, 0o600, dir_fd=parent.handle)
         checksum = 0
         try:
-            for piece in archive.body():
-                durable.write_all(handle, piece)
-                checksum = self._checksum(piece, checksum)
+            if entry.sparse is not None:
+                checksum = sparse.write(handle, entry.sparse, archive.body(), self._checksum)
+            else:
+                for piece in archive.body():
+                    durable.write_all(handle, piece)
+                    checksum = self._checksum(piece, checksum)
             os.fchown(handle, entry.uid, entry.gid)
             os.fchmod(handle, entry.mode)
             # After chown, which takes security.capability away.
@@ -205,7 +217,7 @@ class _Extraction:
             0o777 if is_link else entry.mode,
             entry.uid,
             entry.gid,
-            os.makedev(*entry.device) if entry.kind in _DEVICES else entry.size,
+            os.makedev(*entry.device) if entry.kind in _DEVICES else _length(entry),
             entry.mtime,
             checksum,
             entry.link if is_link else b"",
@@ -257,6 +269,10 @@ def _parts(name: bytes) -> PathParts:
 
 def _where(entry: Entry) -> str:
     return shown(tuple(filter(None, entry.name.split(b"/"))))
+
+
+def _length(entry: Entry) -> int:
+    return entry.size if entry.sparse is None else entry.sparse.size
 
 
 def _by_descriptor(parent: Directory, name: bytes) -> bytes:
