@@ -7,16 +7,15 @@ have them: nanoseconds would cost a kilobyte an entry).
 
 from __future__ import annotations
 
-import struct
 import zlib
 from typing import TYPE_CHECKING
 
-from reconciler.store.archive import BLOCK, Entry, Kind
+from reconciler.store.archive import Entry, Kind
+from reconciler.store.tar_header import BLOCK, HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _MAGIC = b"ustar\x0000"
 _NANO = 1_000_000_000
 _PAX = b"x"
@@ -124,7 +123,7 @@ def _block(
     device: tuple[int, int],
 ) -> bytes:
     def pack(checksum: bytes) -> bytes:
-        return _HEADER.pack(
+        return HEADER.pack(
             name, b"%07o" % mode, b"%07o" % uid, b"%07o" % gid, b"%011o" % size, b"%011o" % mtime, checksum, flag, link,
             _MAGIC, b"", b"", b"%07o" % device[0], b"%07o" % device[1], prefix,
         )  # fmt: skip

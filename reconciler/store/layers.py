@@ -53,11 +53,14 @@ class Layer:
 
 
 class Layers:
-    """The unpacked layers of one root. Methods may be called from any thread."""
+    """The unpacked layers of one root. Methods may be called from any thread.
 
-    def __init__(self, root: Path, database: Database, limits: Limits = DEFAULTS) -> None:
+    ``limits`` are what ``unpack`` lets an archive do.
+    """
+
+    def __init__(self, root: Path, database: Database) -> None:
         self.directory = root / "layers"
-        self.limits = limits
+        self.limits: Limits = DEFAULTS
         self._database = database
 
     def get(self, chain_id: Digest) -> Layer | None:

@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.errors import InvalidError
+from reconciler.store.limits import DEFAULTS, Limits, read_limits
 
-_KNOWN = {"labels", "sysctls"}
+_KNOWN = {"labels", "limits", "sysctls"}
 
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """``labels`` are what ``hosts:`` in a spec selects by. ``may_set_sysctls`` is false for ``sysctls: leave``."""
+    """``labels`` are what ``hosts:`` in a spec selects by. ``may_set_sysctls`` is false for ``sysctls: leave``.
+
+    ``limits`` bound what the layers of images may make this host do.
+    """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     may_set_sysctls: bool = True
+    limits: Limits = DEFAULTS
 
 
 def read_host_settings(root: Path) -> HostSettings:
@@ -41,4 +46,8 @@ def read_host_settings(root: Path) -> HostSettings:
         raise InvalidError(f"{path}: labels must be a map of text to text", hint="quote the values")
     if document.get("sysctls", "set") not in ("set", "leave"):
         raise InvalidError(f"{path}: sysctls is neither set nor leave", hint="write sysctls: leave, or leave it out")
-    return HostSettings(labels, document.get("sysctls", "set") == "set")
+    try:
+        limits = read_limits(document.get("limits"))
+    except InvalidError as error:
+        raise InvalidError(f"{path}: {error}", hint=error.hint) from None
+    return HostSettings(labels, document.get("sysctls", "set") == "set", limits)

@@ -35,6 +35,7 @@ class Machinery:
     ) -> None:
         self.state = state
         self.host = host
+        state.layers.limits = host.limits
         self.runtime = Runtime(state.run)
         self.wiring = Wiring(state, may_set_sysctls=host.may_set_sysctls)
         mounts = ContainerMounts(state)

@@ -1,0 +1,32 @@
+"""ROOT/host.yaml as the engine reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.engine.embedded.host import HostSettings, read_host_settings
+from reconciler.errors import InvalidError
+from reconciler.store.limits import DEFAULTS, Limits
+
+
+def settings(root: Path, text: str) -> HostSettings:
+    (root / "host.yaml").write_text(text)
+    return read_host_settings(root)
+
+
+def test_without_a_file_all_is_as_documented(tmp_path: Path) -> None:
+    assert read_host_settings(tmp_path) == settings(tmp_path, "") == HostSettings({}, True, DEFAULTS)
+
+
+def test_everything_can_be_set(tmp_path: Path) -> None:
+    text = "labels: {role: web}\nsysctls: leave\nlimits: {layer_bytes: 1TiB, layer_entries: 5K, path_depth: 9}\n"
+    wanted = Limits(layer_bytes=1 << 40, layer_entries=5000, path_depth=9)
+    assert settings(tmp_path, text) == HostSettings({"role": "web"}, False, wanted)
+
+
+@pytest.mark.parametrize("limits", ["{layer_byte: 1}", "{layer_bytes: 1GB}", "{layer_bytes: 0}", "[1]", "none", "1"])
+def test_a_wrong_limit_is_an_error_that_names_the_file(tmp_path: Path, limits: str) -> None:
+    with pytest.raises(InvalidError, match=r"host\.yaml: limits"):
+        settings(tmp_path, f"limits: {limits}")
