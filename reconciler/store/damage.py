@@ -8,6 +8,8 @@ from reconciler.oci.digest import Digest
 
 MAX_DETAILS = 1000
 """Of one layer at most this many differences are listed."""
+NO_LIST = "no-list"
+"""What is said of a layer that an earlier version unpacked: it cannot be compared with anything."""
 
 
 @dataclass(frozen=True, slots=True)

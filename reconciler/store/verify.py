@@ -20,12 +20,13 @@ from reconciler.oci.reference import Reference
 from reconciler.store import ingest
 from reconciler.store.claims import MALFORMED, Claims, shown
 from reconciler.store.content import ContentStore
-from reconciler.store.damage import Damage, Findings, Leftover, Needs
+from reconciler.store.damage import NO_LIST, Damage, Findings, Leftover, Needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from reconciler.store.compare import Difference
     from reconciler.store.database import Database
     from reconciler.store.images import ImageRecord
     from reconciler.store.rehash import Flaw
@@ -48,18 +49,30 @@ def check_database(database: Database) -> Iterator[Damage]:
 
 
 class StoreCheck:
-    """One look at a store. ``flaws`` are those of its blobs (``rehash``), ``needs`` who uses what beside names."""
+    """One look at a store.
 
-    def __init__(self, root: Path, claims: Claims, flaws: Mapping[Digest, Flaw], needs: Needs) -> None:
+    ``flaws`` are those of its blobs (``rehash``), ``differences`` those of its unpacked layers (``compare_layers``),
+    and ``needs`` is who uses what beside names.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        claims: Claims,
+        flaws: Mapping[Digest, Flaw],
+        needs: Needs,
+        differences: Mapping[Digest, Difference] | None = None,
+    ) -> None:
         self._root = root
         self._claims = claims
         self._content = ContentStore(root)
         self._flaws = flaws
         self._needs = needs
+        self._differences = differences or {}
         self._claimed = claims.blobs()
 
     def run(self) -> Findings:
-        """All that can be told without reading the layers' files. Raises nothing for what is on disk."""
+        """All that is wrong or left over. Raises nothing for what is on disk."""
         findings = Findings()
         findings.damage += self._claims.damage
         findings.damage += self._blobs()
@@ -132,6 +145,8 @@ class StoreCheck:
             problem = self._directory(chain_id)
             if problem is not None:
                 yield Damage("layer", chain_id, "no-directory", problem, users)
+            elif (difference := self._differences.get(chain_id)) is not None and difference.code != NO_LIST:
+                yield Damage("layer", chain_id, difference.code, difference.text, users, tuple(difference.lines))
             below = () if layer.parent is None else (layer.parent,)
             expected = Digest.of(f"{layer.parent} {layer.diff_id}".encode()) if below else chain_ids([layer.diff_id])[0]
             if expected != chain_id:

@@ -20,7 +20,8 @@ from reconciler.engine.embedded.verify_containers import ContainerCheck, read_co
 from reconciler.errors import HostError
 from reconciler.oci.digest import Digest
 from reconciler.store.claims import Claims, read_claims
-from reconciler.store.damage import Checked, Damage, Findings, Report
+from reconciler.store.compare import Difference, compare_layers
+from reconciler.store.damage import NO_LIST, Checked, Damage, Findings, Report
 from reconciler.store.database import FILE
 from reconciler.store.identity import RUN, read_identity
 from reconciler.store.rehash import Flaw, rehash
@@ -59,6 +60,8 @@ class _Check:
         self._with_layers = layers
         self._with_blobs = blobs
         self._claims = Claims()
+        self._differences: dict[Digest, Difference] | None = None
+        self._files = 0
         self._containers = 0
         self._hashed = 0
         self._total = 0
@@ -81,7 +84,8 @@ class _Check:
             again = set(flaws)
             flaws = self._rehash([blob for blob in blob_paths(self._root) if blob[0] in again])
             found = found.confirmed_by(self._look(flaws))
-        checked = Checked(count, self._hashed, len(self._claims.images), len(self._claims.layers), 0, self._containers)
+        claims = self._claims
+        checked = Checked(count, self._hashed, len(claims.images), len(claims.layers), self._files, self._containers)
         return Report((*problem, *found.damage), tuple(found.leftovers), tuple(found.notes), checked)
 
     def _look(self, flaws: dict[Digest, Flaw]) -> Findings:
@@ -106,13 +110,30 @@ class _Check:
         containers = read_containers(state)
         self._containers = len(containers.rows)
         findings.damage += damage
+        if self._with_layers:
+            findings.notes += self._compare(state, claims)
         for part in (
-            StoreCheck(self._root, claims, flaws, containers.needs).run(),
+            StoreCheck(self._root, claims, flaws, containers.needs, self._differences).run(),
             ContainerCheck(state, containers, claims, alone=self._given is not None).run(),
         ):
             findings.damage += part.damage
             findings.leftovers += part.leftovers
             findings.notes += part.notes
+
+    def _compare(self, state: State, claims: Claims) -> Iterator[str]:
+        """Compares the layers with their lists: all of them at the first look, later those that differed."""
+        wanted = claims.layers if self._differences is None else self._differences
+        chain_ids = [chain_id for chain_id in wanted if chain_id in claims.layers]
+        layers = [(chain_id, state.layers.path(chain_id), state.layers.files(chain_id)) for chain_id in chain_ids]
+        compared = compare_layers(layers)
+        self._files = max(self._files, sum(found.entries for found in compared.values()))
+        self._differences = {chain_id: found for chain_id, found in compared.items() if not found.is_none}
+        unknown = [chain_id for chain_id, found in self._differences.items() if found.code == NO_LIST]
+        if unknown:
+            yield (
+                f"{len(unknown)} layers were unpacked by an earlier version, which kept no list of their files: "
+                f"{', '.join(chain_id.short for chain_id in unknown)}"
+            )
 
     def _rehash(self, blobs: list[tuple[Digest, Path]]) -> dict[Digest, Flaw]:
         if not blobs:

@@ -279,3 +279,22 @@ def test_s46_a_root_that_others_can_read_is_damage(scene: Scene) -> None:
     scene.root.chmod(0o777)
     assert ("root", str(scene.root), "untrusted") in found(scene.verify())
     scene.root.chmod(0o700)
+
+
+def test_layers_are_compared_with_their_lists_when_asked(scene: Scene) -> None:
+    report = scene.verify(layers=True)
+    assert report.is_clean and report.checked.files > 100, report.lines()
+    chain_id = scene.image.chain_ids[0]
+    flip(scene.layer(chain_id) / "etc" / "app")
+    assert scene.verify().is_clean
+    report = scene.verify(layers=True)
+    assert found(report) == {("layer", chain_id, "changed-files")}
+    assert report.damage[0].details == ("etc/app: content",)
+    assert report.damage[0].needed_by == (f"tag {TAG}", "container shop/web")
+
+
+def test_a_layer_without_a_list_cannot_be_compared_and_is_no_damage(scene: Scene) -> None:
+    scene.layer(scene.image.chain_ids[0]).with_suffix(".files").unlink()
+    report = scene.verify(layers=True)
+    assert report.is_clean, report.lines()
+    assert scene.image.chain_ids[0].short in report.notes[0]
