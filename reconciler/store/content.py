@@ -12,6 +12,8 @@ adds blobs holds a lease on their digests from before the first byte until somet
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError
@@ -92,6 +94,21 @@ class ContentStore:
                 yield Digest(f"sha256:{name}")
             except InvalidError:
                 continue  # a file that is not ours; no digest can name it
+
+    def usage(self) -> list[tuple[Digest, int]]:
+        """All blobs with the bytes that each takes on disk, in no order."""
+        found = []
+        with (
+            durable.guarded("read", self._blobs),
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(self._blobs) as entries,
+        ):
+            for entry in entries:
+                # A file that is not ours has no digest's name; one that vanishes meanwhile takes nothing.
+                with contextlib.suppress(InvalidError, FileNotFoundError):
+                    digest = Digest(f"sha256:{entry.name}")
+                    found.append((digest, entry.stat(follow_symlinks=False).st_blocks * 512))
+        return found
 
     def remove(self, digest: Digest, *, sync: bool = True) -> bool:
         """Removes a blob; False when it was not there. ``sync=False``: the caller calls ``sync_removals`` later."""

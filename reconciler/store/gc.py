@@ -1,54 +1,48 @@
 """Garbage collection: mark from what must stay, list the rest, free exactly what was listed.
 
 The caller says what must stay (``Root``: desired state, containers, generations, pins); the store adds its names and
-leases. Planning reads only. Collecting deletes rows first and bytes after, each in a transaction that marks again:
-a lease is taken in a transaction too, so either it comes first and protects, or its owner finds the bytes gone and
-fetches them.
+leases. Planning reads only. Collecting goes in slices, so that it holds nobody up. Of each slice, within the caller's
+turn and for milliseconds: the rows are deleted, then names of files and directories, each in a transaction that knows
+what must stay at that moment. A lease is taken in a transaction too, so either it comes first and protects, or its
+owner finds the bytes gone and fetches them. After the turn, in nobody's way: the bytes.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from dataclasses import dataclass, field
-from pathlib import Path
+import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from reconciler.errors import HostError, IntegrityError, ReconcilerError
-from reconciler.linux import durable
-from reconciler.linux.tree import disk_usage, remove_tree
+from reconciler.linux.tree import disk_usage
 from reconciler.oci.digest import Digest
-from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
 from reconciler.store import ingest
+from reconciler.store.marks import Marker, Marks, Root
+from reconciler.store.removal import FILES, Removal, is_in_use, layer_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
+    from reconciler.errors import HostError
     from reconciler.store.content import ContentStore
     from reconciler.store.database import Database
-    from reconciler.store.images import ImageRecord, ImageTable, NameTable
     from reconciler.store.leases import LeaseTable
 
-# A layer's directory, and the names of one that is being made or removed: the chain ID comes first in all of them.
-_LAYER_DIRECTORY = re.compile(r"([0-9a-f]{64})(\..*)?", re.ASCII)
-_REMOVED = ".removed-"
+__all__ = ["Garbage", "GarbageCollector", "GcPlan", "Root"]
 
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """Something that must stay, and why: an image by its manifest's digest, or a layer by its chain ID.
-
-    What it needs stays with it: an image's blobs and layers, a layer's parents.
-    """
-
-    kind: Literal["image", "layer"]
-    digest: Digest
-    why: str
+# How many things go in one slice: an image is a row, others are names of files and directories.
+_IMAGES = 1000
+_OTHERS = 200
+_NO_IMAGE = "no name, container, generation or lease refers to it"
+_NO_LAYER = "no image or container uses it"
+_NO_BLOB = "no image refers to it"
+_LEFT = "left behind by an interrupted unpack or removal"
+_Turn = contextlib.AbstractContextManager[object]
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """One thing that nothing needs. ``id`` is a digest, or the name of a file or directory; ``size`` in bytes."""
+    """One thing that nothing needs. ``id`` is a digest, or the name of a file or directory; ``size`` is on disk."""
 
     kind: Literal["image", "layer", "blob", "partial"]
     id: str
@@ -62,9 +56,10 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class GcPlan:
-    """What a collection would free, images first."""
+    """What a collection would free, images first. ``among``: the only images that were looked at, or None for all."""
 
     garbage: tuple[Garbage, ...]
+    among: frozenset[Digest] | None = None
 
     @property
     def size(self) -> int:
@@ -72,178 +67,162 @@ class GcPlan:
         return sum(item.size for item in self.garbage)
 
 
-@dataclass(slots=True)
-class _Marks:
-    """What stays."""
-
-    images: set[Digest] = field(default_factory=set)
-    blobs: set[Digest] = field(default_factory=set)
-    layers: set[Digest] = field(default_factory=set)
-    leased: frozenset[str] = frozenset()
-
-
 class GarbageCollector:
     """Frees what nothing refers to in one store."""
 
-    def __init__(
-        self,
-        root: Path,
-        database: Database,
-        content: ContentStore,
-        images: ImageTable,
-        names: NameTable,
-        leases: LeaseTable,
-    ) -> None:
+    def __init__(self, root: Path, database: Database, content: ContentStore, leases: LeaseTable) -> None:
         self._layers = root / "layers"
         self._database = database
         self._content = content
-        self._images = images
-        self._names = names
         self._leases = leases
+        self._marker = Marker(database, content, leases)
+        self._marked: tuple[object, Marks] | None = None
 
-    def plan(self, roots: Iterable[Root]) -> GcPlan:
-        """What would be freed now; nothing is written.
+    def plan(self, roots: Iterable[Root], among: Iterable[Digest] | None = None) -> GcPlan:
+        """What would be freed now; nothing is written. With ``among``: those images, and what only they have.
 
         Raises ``IntegrityError`` when a manifest that must stay cannot be read, since what it needs is then unknown.
         """
         fixed = tuple(roots)
-        return self._database.consistent(lambda: GcPlan(tuple(self._garbage(fixed))))
+        images = None if among is None else frozenset(among)
 
-    def collect(self, plan: GcPlan, roots: Iterable[Root]) -> GcPlan:
-        """Frees what ``plan`` lists, and returns what was freed: less, if some of it is needed by now.
+        def list_garbage() -> GcPlan:
+            self._marked = None
+            self._marker.forget()
+            marks = self._marks(fixed, images)
+            found = self._garbage(marks) if images is None else self._garbage_among(marks, images)
+            return GcPlan(tuple(found), images)
 
-        ``roots`` is what must stay at this moment; the caller holds the root's lock. Raises ``IntegrityError`` as
-        ``plan`` does, then nothing was deleted; and ``HostError``, then the next plan lists what is left.
+        return self._database.consistent(list_garbage)
+
+    def collect(
+        self, plan: GcPlan, roots: Callable[[], Iterable[Root]], turn: Callable[[], _Turn] = contextlib.nullcontext
+    ) -> Iterator[Garbage]:
+        """Frees what ``plan`` lists, a slice at a time, and gives each thing once it is gone: fewer, if some of it is
+        needed by now.
+
+        ``roots`` tells what must stay. What it says within ``turn`` has to hold until that ends, as under the root's
+        lock. Raises ``IntegrityError`` as ``plan`` does, then nothing more is deleted; and at the end ``HostError``,
+        if something could not be removed: the next plan lists it.
         """
-        fixed = tuple(roots)
-        listed = {item.key for item in plan.garbage}
-        with self._database.transaction() as connection:
-            rows = [item for item in self._garbage(fixed) if item.key in listed]
-            images = [(item.id,) for item in rows if item.kind == "image"]
-            layers = [(f"sha256:{item.id}",) for item in rows if item.kind == "layer"]
-            connection.executemany("DELETE FROM images WHERE digest = ?", images)
-            connection.executemany("DELETE FROM layers WHERE chain_id = ?", layers)
-            self._leases.sweep()
-        with self._database.transaction():
-            files = [item for item in self._garbage(fixed) if item.key in listed]
-            doomed = self._free_files(files)
-        self._remove_directories(doomed)
-        freed = {item.key for item in files} | {item.key for item in rows if self._is_gone(item)}
-        return GcPlan(tuple(item for item in plan.garbage if item.key in freed))
-
-    def _is_gone(self, item: Garbage) -> bool:
-        """Whether an item whose row was deleted has no bytes of its own left."""
-        return item.kind == "image" or (item.kind == "layer" and not (self._layers / item.id).exists())
-
-    def _free_files(self, garbage: list[Garbage]) -> list[Path]:
-        """Removes blobs and partials, and puts layers out of the way: returns what is left to be removed of those."""
-        doomed = []
-        for item in garbage:
-            if item.kind == "blob":
-                self._content.remove(Digest(item.id), sync=False)
-            elif item.kind == "partial":
-                self._content.remove_partial(item.id)
-            elif item.kind == "layer":
-                doomed.append(self._set_aside(item.id))
-        self._content.sync_removals()
-        if doomed:
-            durable.sync_directory(self._layers, point="layer.remove")
-        return doomed
-
-    def _set_aside(self, name: str) -> Path:
-        """Takes a directory away from whoever unpacks that layer next."""
-        if _REMOVED in name:
-            return self._layers / name
-        aside = self._layers / f"{name[:64]}{_REMOVED}{os.urandom(4).hex()}"
-        durable.rename(self._layers / name, aside, point="layer.remove", sync=False)
-        return aside
-
-    def _remove_directories(self, directories: list[Path]) -> None:
-        """Removes them all before it reports the first that could not be."""
+        images = [item for item in plan.garbage if item.kind == "image"]
+        others = [item for item in plan.garbage if item.kind != "image"]
         failure: HostError | None = None
-        for directory in directories:
-            try:
-                # A removal that a power loss undoes is listed by the next plan: no fsync for each.
-                remove_tree(directory, point="layer.remove", sync=False)
-            except HostError as error:
-                failure = failure or error
+        # Images first: what is recorded has all its parts, wherever this ends.
+        for items in (*_slices(images, _IMAGES), *_slices(others, _OTHERS)):
+            # Marking before the turn spares it there, unless somebody writes in between.
+            self._database.consistent(lambda: self._marks(tuple(roots()), plan.among))
+            with Removal(self._layers, self._content) as removal:
+                with turn():
+                    freed = self._take(items, tuple(roots()), plan.among, removal)
+                left = removal.run()
+            failure = failure or removal.failure
+            yield from (item for item in freed if item.id not in left)
         if failure is not None:
             raise failure
 
-    def _garbage(self, roots: tuple[Root, ...]) -> Iterator[Garbage]:
-        marks = self._mark(roots)
-        for image in self._images.list():
-            if image.digest not in marks.images:
-                yield Garbage("image", image.digest, "no name, container, generation or lease refers to it", 0)
+    def _take(
+        self, items: list[Garbage], roots: tuple[Root, ...], among: frozenset[Digest] | None, removal: Removal
+    ) -> list[Garbage]:
+        """Takes away rows, then names, of what may still go."""
+        with self._database.transaction() as connection:
+            marks = self._marks(roots, among)
+            rows = [item for item in items if _may_go(item, marks)]
+            images = [(item.id,) for item in rows if item.kind == "image"]
+            layers = {item.key: f"sha256:{item.id}" for item in rows if item.kind == "layer"}
+            with_row = {key for key, chain_id in layers.items() if chain_id in marks.layer_sizes}
+            connection.executemany("DELETE FROM images WHERE digest = ?", images)
+            connection.executemany("DELETE FROM layers WHERE chain_id = ?", [(layers[key],) for key in with_row])
+            self._leases.sweep()
+            version = self._version(roots, among)
+        # The same must stay without these rows: no need to mark again.
+        marks.forget(images=(digest for (digest,) in images), layers=(layers[key] for key in with_row))
+        self._marked = version, marks
+        if len(images) == len(items):
+            return rows
+        with self._database.transaction():
+            marks = self._marks(roots, among)
+            possible = [item for item in items if _may_go(item, marks)]
+            # A row whose directory was lost is freed as well.
+            files = [item for item in possible if removal.take(item.kind, item.id) or item.key in with_row]
+            removal.sync()
+        return files
+
+    def _marks(self, roots: tuple[Root, ...], among: frozenset[Digest] | None) -> Marks:
+        """What must stay now, marked again only if somebody wrote since. The caller is in a transaction."""
+        version = self._version(roots, among)
+        if self._marked is None or self._marked[0] != version:
+            self._marked = version, self._marker.mark(roots, among)
+        return self._marked[1]
+
+    def _version(self, *arguments: object) -> object:
+        """Equal as long as no row changes: the first number counts other connections' commits, the second our rows."""
+        (others,) = self._database.query("PRAGMA data_version")
+        (ours,) = self._database.query("SELECT total_changes()")
+        return (others[0], ours[0], *arguments)
+
+    def _garbage(self, marks: Marks) -> Iterator[Garbage]:
+        for digest in sorted(marks.recorded.keys() - marks.images):
+            yield Garbage("image", digest, _NO_IMAGE, 0)
         yield from self._garbage_layers(marks)
-        for digest in sorted(self._content.digests()):
+        for digest, size in sorted(self._content.usage()):
             if digest not in marks.blobs:
-                yield Garbage("blob", digest, "no image refers to it", self._content.size(digest))
+                yield Garbage("blob", digest, _NO_BLOB, size)
         for path in sorted(self._content.partials()):
             if f"sha256:{path.name}" not in marks.leased and ingest.is_abandoned(path):
                 yield Garbage("partial", path.name, "an unfinished download that nobody continues", disk_usage(path))
 
-    def _garbage_layers(self, marks: _Marks) -> Iterator[Garbage]:
-        rows = self._database.query("SELECT chain_id, size FROM layers ORDER BY chain_id")
-        sizes = {str(row["chain_id"]): int(row["size"]) for row in rows}
-        for chain_id, size in sizes.items():
+    def _garbage_layers(self, marks: Marks) -> Iterator[Garbage]:
+        families: dict[str, list[str]] = {}
+        for name in layer_names(self._layers):
+            families.setdefault(name[:64], []).append(name)
+        for chain_id, size in sorted(marks.layer_sizes.items()):
+            names = families.pop(Digest(chain_id).hex, [])
             if chain_id not in marks.layers:
-                yield Garbage("layer", Digest(chain_id).hex, "no image or container uses it", size)
-        with durable.guarded("read", self._layers):
-            names = sorted(path.name for path in self._layers.iterdir()) if self._layers.is_dir() else []
-        for name in names:
-            match = _LAYER_DIRECTORY.fullmatch(name)
-            if match is None or f"sha256:{name}" in sizes or f"sha256:{match[1]}" in marks.leased:
-                continue
-            if ingest.is_abandoned(self._layers / name):  # whoever unpacks a layer holds its directory by flock
-                size = disk_usage(self._layers / name)
-                yield Garbage("layer", name, "left behind by an interrupted unpack or removal", size)
+                yield Garbage("layer", Digest(chain_id).hex, _NO_LAYER, size + self._list_size(names))
+            leftover = [name for name in names if name[64:] not in ("", FILES)]
+            yield from self._leftovers(leftover, marks)
+        for _, names in sorted(families.items()):
+            yield from self._leftovers(names, marks)
 
-    def _mark(self, roots: tuple[Root, ...]) -> _Marks:
-        held = self._leases.held()
-        marks = _Marks(leased=frozenset(held))
-        images = {image.digest: image for image in self._images.list()}
-        wanted = {root.digest for root in roots if root.kind == "image"} | {name.digest for name in self._names.list()}
-        for digest in wanted | (images.keys() & held.keys()):
-            self._mark_image(digest, images, marks)
-        marks.blobs.update(Digest(item) for item in held)
-        rows = self._database.query("SELECT chain_id, parent FROM layers")
-        parents: dict[str, str | None] = {row["chain_id"]: row["parent"] for row in rows}
-        for chain_id in {str(root.digest) for root in roots if root.kind == "layer"} | held.keys():
-            layer: str | None = chain_id
-            while layer is not None:
-                marks.layers.add(Digest(layer))
-                layer = parents.get(layer)
-        return marks
+    def _list_size(self, names: list[str]) -> int:
+        return sum(disk_usage(self._layers / name) for name in names if name.endswith(FILES))
 
-    def _mark_image(self, digest: Digest, images: dict[Digest, ImageRecord], marks: _Marks) -> None:
-        """Marks an image with all it needs, as its record and its manifest say."""
-        pending = [digest]
-        while pending:
-            digest = pending.pop()
-            if digest in marks.images:
-                continue
-            marks.images.add(digest)
-            marks.blobs.add(digest)
-            image = images.get(digest)
-            if image is not None:
-                marks.blobs.update(image.blobs)
-                marks.layers.update(image.chain_ids)
-                if image.index_digest is not None:
-                    marks.blobs.add(image.index_digest)
-            elif not self._content.has(digest):
-                continue  # wanted, but not here yet
-            manifest = self._manifest(digest)
-            if isinstance(manifest, Index):
-                pending += [entry.digest for entry in manifest.manifests]
-            else:
-                marks.blobs.update(blob.digest for blob in manifest.blobs)
+    def _leftovers(self, names: list[str], marks: Marks) -> Iterator[Garbage]:
+        """Of one layer, what has no row."""
+        if not names or f"sha256:{names[0][:64]}" in marks.leased or is_in_use(self._layers, names):
+            return
+        for name in sorted(names):
+            with contextlib.suppress(FileNotFoundError):
+                yield Garbage("layer", name, _LEFT, disk_usage(self._layers / name))
 
-    def _manifest(self, digest: Digest) -> Manifest | Index:
-        try:
-            return parse_manifest(self._content.read(digest, MAX_MANIFEST_BYTES))
-        except ReconcilerError as error:
-            raise IntegrityError(
-                f"nothing was collected: manifest {digest} must stay and cannot be read: {error}",
-                hint=error.hint or "pull the image again, or remove what refers to it",
-            ) from error
+    def _garbage_among(self, marks: Marks, among: frozenset[Digest]) -> Iterator[Garbage]:
+        gone = sorted(marks.recorded.keys() & among - marks.images)
+        for digest in gone:
+            yield Garbage("image", digest, _NO_IMAGE, 0)
+        parts = [marks.recorded[digest] for digest in gone]
+        for chain_id in dict.fromkeys(chain for part in parts for chain in part.chains):
+            if chain_id in marks.layer_sizes and chain_id not in marks.layers:
+                name = Digest(chain_id).hex
+                size = marks.layer_sizes[chain_id] + self._list_size([name + FILES])
+                yield Garbage("layer", name, _NO_LAYER, size)
+        for digest in dict.fromkeys(blob for part in parts for blob in part.blobs):
+            if digest not in marks.blobs and self._content.has(Digest(digest)):
+                yield Garbage("blob", digest, _NO_BLOB, disk_usage(self._content.path(Digest(digest))))
+
+
+def _may_go(item: Garbage, marks: Marks) -> bool:
+    """Whether nothing needs it at this moment, nor any image that still has a row."""
+    if item.kind == "image":
+        return item.id in marks.recorded and item.id not in marks.images
+    if item.kind == "blob":
+        return item.id not in marks.blobs and item.id not in marks.claimed.blobs
+    chain_id = f"sha256:{item.id[:64]}"
+    if item.kind == "partial" or item.id[64:]:
+        return chain_id not in marks.leased
+    return chain_id not in marks.layers and chain_id not in marks.claimed.chains
+
+
+def _slices(items: list[Garbage], length: int) -> Iterator[list[Garbage]]:
+    for start in range(0, len(items), length):
+        yield items[start : start + length]

@@ -123,6 +123,10 @@ class ImageTable:
         """All images, by digest. One query."""
         return tuple(_image(row) for row in self._database.query("SELECT * FROM images ORDER BY digest"))
 
+    def digests(self) -> tuple[Digest, ...]:
+        """The digests of all images, in order."""
+        return tuple(Digest(row["digest"]) for row in self._database.query("SELECT digest FROM images ORDER BY digest"))
+
     def of_index(self, index: Digest) -> tuple[ImageRecord, ...]:
         """The images that were chosen from ``index``, one for each platform that was asked for; by digest."""
         rows = self._database.query("SELECT * FROM images WHERE index_digest = ? ORDER BY digest", (index,))

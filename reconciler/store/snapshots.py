@@ -79,9 +79,18 @@ class Snapshots:
     def get(self, container_id: str) -> Snapshot:
         """The snapshot as it was created. Raises ``NotFoundError`` when it or one of its layers is gone."""
         upper = self.upper(container_id)
-        with durable.guarded("read", upper.with_name(_LAYERS)):
-            lines = upper.with_name(_LAYERS).read_text().split()
-        return Snapshot(upper, upper.with_name("work"), self._lowers(container_id, [Digest(line) for line in lines]))
+        return Snapshot(upper, upper.with_name("work"), self._lowers(container_id, self.chain_ids(container_id)))
+
+    def chain_ids(self, container_id: str) -> tuple[Digest, ...]:
+        """The layers that the writable layer lies on, lowest first. Raises ``NotFoundError`` when there is none."""
+        path = self.path(container_id) / _LAYERS
+        with durable.guarded("read", path):
+            try:
+                return tuple(Digest(line) for line in path.read_text().split())
+            except FileNotFoundError:
+                raise NotFoundError(
+                    f"container {container_id} has no writable layer", hint="remove the container"
+                ) from None
 
     def mount(self, container_id: str, target: Path) -> None:
         """Mounts the container's root filesystem at ``target``, an existing directory; no-op if it is mounted."""

@@ -110,14 +110,8 @@ class ImageRemoval:
     def _free(self, records: Sequence[ImageRecord]) -> int:
         if not records:
             return 0
-        parts: set[str] = set()
-        for record in records:
-            parts.update(record.blobs)
-            parts.update(chain.hex for chain in record.chain_ids)
-            if record.index_digest is not None:
-                parts.add(record.index_digest)
-        collection = Collection(self._machinery)
-        return sum(item.size for item in collection.collect([i for i in collection.plan() if i.id in parts]))
+        freed = Collection(self._machinery).collect_images(record.digest for record in records)
+        return sum(item.size for item in freed)
 
 
 def _check_owner(name: Name) -> None:

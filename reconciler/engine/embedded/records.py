@@ -234,6 +234,10 @@ class Generations:
             for row in self._database.query("SELECT * FROM generations ORDER BY number")
         ]
 
+    def numbers(self) -> list[int]:
+        """Of all generations, in order."""
+        return [row["number"] for row in self._database.query("SELECT number FROM generations ORDER BY number")]
+
     def forget(self, number: int) -> None:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM generations WHERE number = ?", (number,))

@@ -113,5 +113,16 @@ ENGINE = Schema(
             PRIMARY KEY (source, stack)
         ) WITHOUT ROWID;
         """,
+        """
+        -- How the wall clock went beside time that passed for certain: see `ages`. All in seconds.
+        CREATE TABLE clock (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            boot_id TEXT NOT NULL,
+            boot_time REAL NOT NULL,
+            wall REAL NOT NULL,
+            elapsed REAL NOT NULL,
+            seen REAL NOT NULL
+        );
+        """,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reconciler.engine.embedded.ages import ClockTable
 from reconciler.engine.embedded.container_rows import ContainerTable
 from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
 from reconciler.engine.embedded.schema import ENGINE
@@ -42,6 +43,7 @@ class State:
         self.tags = Tags(database)
         self.containers = ContainerTable(database)
         self.generations = Generations(database)
+        self.clock = ClockTable(database)
 
     @property
     def root(self) -> Path:

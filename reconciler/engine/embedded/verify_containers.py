@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.engine.embedded.collect import kept_generations, rules_of
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.container_spec import StartSpec
+from reconciler.engine.embedded.retention import kept_generations, rules_of
 from reconciler.engine.embedded.state import State
 from reconciler.errors import HostError
 from reconciler.linux import mounts

@@ -17,7 +17,6 @@ from reconciler.store.content import ContentStore
 from reconciler.store.database import Schema, WritableDatabase
 from reconciler.store.gc import GarbageCollector
 from reconciler.store.identity import claim_identity, read_identity
-from reconciler.store.images import ImageTable, NameTable
 from reconciler.store.leases import LeaseTable
 from reconciler.store.readonly import ReadOnlyDatabase
 from reconciler.store.schema import STORE
@@ -97,8 +96,7 @@ def test_what_a_plan_asks_of_the_store_works_on_a_read_only_filesystem(
     mount("-o", "remount,ro", disk)
     assert read_identity(disk, run) == claimed
     database, content = ReadOnlyDatabase(disk, (STORE,)), ContentStore(disk)
-    images, names, leases = ImageTable(database, content), NameTable(database), LeaseTable(database)
-    plan = GarbageCollector(disk, database, content, images, names, leases).plan(())
+    plan = GarbageCollector(disk, database, content, LeaseTable(database)).plan(())
     database.close()
     assert [item.id for item in plan.garbage] == [blob]
 

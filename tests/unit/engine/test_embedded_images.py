@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engine.embedded.collect import HISTORY, Rules, forgettable, kept_generations, rules_of, unused_since
 from reconciler.engine.embedded.perform import opener
 from reconciler.engine.embedded.registries import merged, recorded_facts
 from reconciler.engine.embedded.resolve import ManifestSource, resolve_all
+from reconciler.engine.embedded.retention import (
+    HISTORY,
+    Rules,
+    forgettable,
+    kept_generations,
+    last_wanted,
+    rules_of,
+)
 from reconciler.engine.embedded.state import SCHEMAS, WriterState
 from reconciler.engine.port import Generation, GenerationEntry, HostFacts
 from reconciler.errors import ConflictError, RegistryError
@@ -246,9 +253,7 @@ def test_generations_are_kept_for_each_source() -> None:
 def test_an_image_is_in_use_until_the_generation_that_replaced_it() -> None:
     history = [generation(1, "old", at=10), generation(2, "old", at=20), generation(3, "new", at=30)]
     history.append(generation(4, "new", at=40))
-    assert unused_since(Digest.of(b"old"), 5, history) == 30
-    assert unused_since(Digest.of(b"new"), 5, history) == 40
-    assert unused_since(Digest.of(b"none"), 5, history) == 5
+    assert last_wanted(history) == {Digest.of(b"old"): 30, Digest.of(b"new"): 40}
 
 
 @given(
@@ -269,8 +274,8 @@ def test_what_is_forgotten_is_missed_by_no_rule(made: list[tuple[str, str, int]]
         item.number for item in kept_generations(history, keep)
     }
     for digest in (Digest.of(seed.encode()) for seed in "xyz"):
-        assert (now - unused_since(digest, 0, left) < unused_for) == (
-            now - unused_since(digest, 0, history) < unused_for
+        assert (now - last_wanted(left).get(digest, 0) < unused_for) == (
+            now - last_wanted(history).get(digest, 0) < unused_for
         )
 
 

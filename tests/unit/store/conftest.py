@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from reconciler.oci.manifest import Manifest
 from reconciler.oci.platform import Platform
 from reconciler.store.content import ContentStore
 from reconciler.store.database import WritableDatabase
-from reconciler.store.gc import GarbageCollector
+from reconciler.store.gc import GarbageCollector, GcPlan, Root
 from reconciler.store.images import ImageRecord, ImageTable, LayerRecord, NameTable
 from reconciler.store.leases import LeaseTable
 from reconciler.store.schema import STORE
@@ -39,7 +39,7 @@ class Store:
         database = WritableDatabase(root, (STORE,))
         content = ContentStore(root)
         images, names, leases = ImageTable(database, content), NameTable(database), LeaseTable(database)
-        collector = GarbageCollector(root, database, content, images, names, leases)
+        collector = GarbageCollector(root, database, content, leases)
         return cls(root, database, content, images, names, leases, collector)
 
     def add_image(self, *layers: bytes, index: Digest | None = None) -> ImageRecord:
@@ -76,6 +76,11 @@ class Store:
         (directory / "etc" / "file").write_bytes(b"content")
         with self.database.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO layers VALUES (?, ?, ?, '', 7, 2)", (chain_id, parent, diff_id))
+
+    def collect(self, plan: GcPlan, roots: Iterable[Root] = ()) -> GcPlan:
+        """Collects, and what was freed as a plan."""
+        fixed = tuple(roots)
+        return GcPlan(tuple(self.gc.collect(plan, lambda: fixed)))
 
     def layers(self) -> set[str]:
         """The directories of unpacked layers, by name."""

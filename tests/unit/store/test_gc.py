@@ -61,7 +61,7 @@ def test_s19_a_desired_image_without_a_container_stays(store: Store) -> None:
     before = everything(store.root)
     plan = store.gc.plan([Root("image", image.digest, "desired by shop")])
     assert plan.garbage == ()
-    assert store.gc.collect(plan, [Root("image", image.digest, "desired by shop")]).garbage == ()
+    assert store.collect(plan, [Root("image", image.digest, "desired by shop")]).garbage == ()
     assert everything(store.root) == before
 
 
@@ -72,7 +72,7 @@ def test_s20_an_image_of_a_kept_generation_stays_and_one_before_it_goes(store: S
     plan = store.gc.plan(roots)
     # The manifest, the config and the top layer; the layer that both have stays, as blob and as directory.
     assert kinds(plan) == {"image": 1, "blob": 3, "layer": 1}
-    store.gc.collect(plan, roots)
+    store.collect(plan, roots)
     assert store.images.list() == (kept,)
     assert set(store.content.digests()) == set(kept.blobs)
     assert store.layers() == {chain.hex for chain in kept.chain_ids}
@@ -87,7 +87,7 @@ def test_collection_frees_exactly_what_was_listed_and_nothing_is_left(store: Sto
     plan = store.gc.plan(())
     assert kinds(plan) == {"image": 1, "layer": 4, "blob": 4, "partial": 1}
     late = store.content.put(b"written after the plan")
-    assert store.gc.collect(plan, ()) == plan
+    assert store.collect(plan, ()) == plan
     assert set(store.content.digests()) == {late}
     assert store.layers() == set()
     assert list(store.content.partials()) == []
@@ -97,8 +97,8 @@ def test_collection_frees_exactly_what_was_listed_and_nothing_is_left(store: Sto
 def test_s52_collecting_twice_is_a_success_that_frees_nothing(store: Store) -> None:
     store.add_image(b"one")
     plan = store.gc.plan(())
-    assert store.gc.collect(plan, ()) == plan
-    assert store.gc.collect(plan, ()).garbage == ()
+    assert store.collect(plan, ()) == plan
+    assert store.collect(plan, ()).garbage == ()
     assert store.gc.plan(()).garbage == ()
 
 
@@ -106,7 +106,7 @@ def test_what_came_into_use_after_the_plan_stays(store: Store) -> None:
     image = store.add_image(b"one", b"two")
     plan = store.gc.plan(())
     before = everything(store.root)
-    assert store.gc.collect(plan, [Root("image", image.digest, "a container was made")]).garbage == ()
+    assert store.collect(plan, [Root("image", image.digest, "a container was made")]).garbage == ()
     assert everything(store.root) == before
 
 
@@ -139,7 +139,7 @@ def test_a_container_on_a_layer_protects_the_layers_below_it_but_no_others(store
     image = store.add_image(b"one", b"two", b"three")
     middle = image.chain_ids[1]
     roots = [Root("layer", middle, "container shop/web")]
-    store.gc.collect(store.gc.plan(roots), roots)
+    store.collect(store.gc.plan(roots), roots)
     assert store.layers() == {chain.hex for chain in image.chain_ids[:2]}
 
 
@@ -163,7 +163,7 @@ def test_s21_a_lease_taken_after_the_plan_protects(store: Store) -> None:
     blob = store.content.put(b"a layer that two images share")
     plan = store.gc.plan(())
     with store.leases.take("pull", [blob]):
-        assert store.gc.collect(plan, ()).garbage == ()
+        assert store.collect(plan, ()).garbage == ()
         assert store.content.has(blob)
 
 
@@ -198,11 +198,11 @@ def test_s14_s21_pulls_beside_collections_lose_nothing(store: Store) -> None:
         thread.start()
     collections = 0
     while any(thread.is_alive() for thread in threads):
-        store.gc.collect(store.gc.plan(()), ())
+        store.collect(store.gc.plan(()), ())
         collections += 1
     assert failures == []
     assert collections > 1
-    store.gc.collect(store.gc.plan(()), ())
+    store.collect(store.gc.plan(()), ())
     assert store.layers() == set()
     assert list(store.content.digests()) == []
 
@@ -222,7 +222,7 @@ def test_s08_a_layer_without_a_row_goes_unless_somebody_is_making_it(store: Stor
     with DirectoryLock(store.root / "layers" / busy).acquire(0):
         plan = store.gc.plan(())
         assert [item.id for item in plan.garbage] == [finished]
-        store.gc.collect(plan, ())
+        store.collect(plan, ())
     assert store.layers() == {busy}
     assert [item.id for item in store.gc.plan(()).garbage] == [busy]
 
@@ -232,17 +232,17 @@ def test_a_row_whose_layer_vanished_is_freed_as_listed(store: Store) -> None:
     shutil.rmtree(store.root / "layers" / image.chain_ids[0].hex)
     plan = store.gc.plan(())
     assert kinds(plan)["layer"] == 1
-    assert store.gc.collect(plan, ()) == plan
+    assert store.collect(plan, ()) == plan
     assert store.gc.plan(()).garbage == ()
 
 
 def test_an_interrupted_removal_is_listed_and_ended(store: Store) -> None:
     image = store.add_image(b"one")
     with watch.observed(_FailAt("layer.remove:remove-tree")), pytest.raises(HostError):
-        store.gc.collect(store.gc.plan(()), ())
+        store.collect(store.gc.plan(()), ())
     (left,) = store.layers()
     assert left.startswith(f"{image.chain_ids[0].hex}.removed-")
-    store.gc.collect(store.gc.plan(()), ())
+    store.collect(store.gc.plan(()), ())
     assert store.layers() == set()
 
 
@@ -256,7 +256,7 @@ def test_s22_one_unreadable_manifest_stops_the_sweep(store: Store, damage: str) 
     if damage == "garbage":
         path.write_bytes(b"{}")
     before = everything(store.root)
-    for attempt in (lambda: store.gc.plan(roots), lambda: store.gc.collect(plan, roots)):
+    for attempt in (lambda: store.gc.plan(roots), lambda: store.collect(plan, roots)):
         with pytest.raises(IntegrityError, match="nothing was collected"):
             attempt()
     assert everything(store.root) == before
@@ -283,7 +283,7 @@ def test_s13_no_row_is_left_without_its_bytes_wherever_collection_fails(store: S
         plan = store.gc.plan(())
         try:
             with watch.observed(FaultAt(steps + 1, errno.ENOSPC)):
-                store.gc.collect(plan, ())
+                store.collect(plan, ())
         except HostError as error:
             assert "No space left" in str(error)
         else:
@@ -292,7 +292,7 @@ def test_s13_no_row_is_left_without_its_bytes_wherever_collection_fails(store: S
             assert all(store.content.has(blob) for blob in image.blobs)
         for row in store.database.query("SELECT chain_id FROM layers"):
             assert (store.root / "layers" / Digest(row["chain_id"]).hex / "etc" / "file").exists()
-        store.gc.collect(store.gc.plan(()), ())
+        store.collect(store.gc.plan(()), ())
         assert store.layers() == set()
         assert list(store.content.digests()) == []
         steps += 1
