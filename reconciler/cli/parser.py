@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import dropwhile
 from typing import Any
 
 from reconciler import __version__
@@ -26,7 +27,7 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
     )
     parser.add_argument("--progress", choices=("auto", "tty", "plain", "json", "quiet"), default="auto")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    match arguments:
+    match list(dropwhile(_is_whole_option, arguments)):
         # A command that comes first is the command: nothing can name another, or ask for all their names.
         case ["image", *_]:
             image_arguments.add(commands)
@@ -38,6 +39,10 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
             image_arguments.add(commands)
             container_arguments.add(commands)
     return parser
+
+
+def _is_whole_option(argument: str) -> bool:
+    return argument.startswith("--") and "=" in argument
 
 
 def _spec_commands(commands: Any) -> None:

@@ -23,7 +23,7 @@ from reconciler.linux.tree import mount_points_below
 RUN = Path("/run/reconciler")
 _ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 _KEY_BYTES = 32
-_PLACE = "place.json"
+PLACE = "place.json"
 # What a root in use always has. Without an id beside it, something was lost: a disk not mounted, a file deleted.
 _STATE = ("state.db", "blobs", "layers", "containers")
 
@@ -145,7 +145,7 @@ def note_place(identity: Identity) -> None:
 
     Raises ``HostError`` when the note names another directory and something of that one is in use.
     """
-    note = identity.run / _PLACE
+    note = identity.run / PLACE
     status = identity.root.lstat()
     place = {"device": status.st_dev, "inode": status.st_ino, "path": str(identity.root.resolve())}
     text = json.dumps(place).encode() + b"\n"
@@ -165,8 +165,8 @@ def note_place(identity: Identity) -> None:
 def forget_place(identity: Identity) -> None:
     """Takes the note and the runtime directory away unless something else is in there. The caller holds the lock."""
     with suppress(OSError, HostError):
-        if [path.name for path in identity.run.iterdir()] == [_PLACE]:
-            durable.unlink(identity.run / _PLACE, point="identity.forget", sync=False)
+        if [path.name for path in identity.run.iterdir()] == [PLACE]:
+            durable.unlink(identity.run / PLACE, point="identity.forget", sync=False)
             durable.remove_directory(identity.run, point="identity.forget")
 
 

@@ -20,7 +20,7 @@ from reconciler.linux.lock import DirectoryLock
 from reconciler.model.address import Address
 from reconciler.model.capabilities import Capabilities
 from reconciler.oci.digest import Digest
-from reconciler.store.identity import note_place, prepare_root
+from reconciler.store.identity import forget_place, note_place, prepare_root
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -127,13 +127,17 @@ class EmbeddedEngine:
             note_place(state.identity)
             self._turn = True
             try:
-                writer.recovery.run(cut_off=cut_off)
+                if cut_off or not state.is_bare():
+                    writer.recovery.run(cut_off=cut_off)
                 yield
             finally:
                 self._turn = False
                 self._fetched.clear()  # what was pulled is in the store now, and a daemon's turns have no end
                 try:
-                    writer.containers.tidy()
+                    if state.is_bare():
+                        forget_place(state.identity)
+                    else:
+                        writer.containers.tidy()
                 finally:
                     state.close_pass()
 

@@ -30,9 +30,11 @@ class Facts:
         self._database = database
 
     def all(self) -> dict[Address, ObservedFact]:
+        rows = self._database.query("SELECT address, form, stacks FROM facts")
+        if not rows:
+            return {}
         from reconciler.model.observed import ObservedFact
 
-        rows = self._database.query("SELECT address, form, stacks FROM facts")
         return {
             Address.parse(row["address"]): ObservedFact(json.loads(row["form"]), frozenset(json.loads(row["stacks"])))
             for row in rows

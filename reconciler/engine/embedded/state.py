@@ -12,7 +12,7 @@ from reconciler.engine.embedded.volumes import VolumeTable
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.store.content import ContentStore
 from reconciler.store.database import FILE, Database, WritableDatabase
-from reconciler.store.identity import RUN, Identity, claim_identity, read_identity
+from reconciler.store.identity import PLACE, RUN, Identity, claim_identity, read_identity
 from reconciler.store.images import ImageRecord, ImageTable, NameTable
 from reconciler.store.layers import Layers
 from reconciler.store.leases import LeaseTable
@@ -75,6 +75,11 @@ class State:
         """An image's unpacked layers, top first. Raises ``NotFoundError`` when one is missing."""
         return self.layers.stack(image.chain_ids[-1] if image.chain_ids else None)
 
+    def is_bare(self) -> bool:
+        """Whether there is no container, volume or task, made or half made. Directories come before rows."""
+        below = {name for place in ("containers", "volumes") for name in _names(self.root / place)}
+        return not below and _names(self.run) <= {PLACE}
+
     def close(self) -> None:
         self.database.close()
 
@@ -103,3 +108,10 @@ class WriterState(State):
     def close_pass(self) -> None:
         """Ends a turn: what was written is moved to where readers need no side files."""
         self.database.close_pass()
+
+
+def _names(directory: Path) -> set[str]:
+    try:
+        return {path.name for path in directory.iterdir()}
+    except FileNotFoundError:
+        return set()
