@@ -13,6 +13,7 @@ def add(commands: Any) -> None:
     verbs = image.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _look(verbs)
     _transfer(verbs)
+    _archives(verbs)
     _names(verbs)
 
 
@@ -46,6 +47,38 @@ def _transfer(verbs: Any) -> None:
     push.add_argument("--plain-http", action="store_true", help="the registry speaks plain HTTP")
     push.add_argument("reference", metavar="REFERENCE")
     push.set_defaults(run=command("image_transfer", "push"))
+
+
+def _archives(verbs: Any) -> None:
+    save = verbs.add_parser("save", help="write images to an archive", allow_abbrev=False)
+    save.add_argument("-o", "--output", metavar="FILE", default="-", help="default: standard output")
+    save.add_argument(
+        "--format", choices=("docker", "oci"), default="docker", help="docker: a layout that `docker load` reads too"
+    )
+    save.add_argument("names", nargs="+", metavar="NAME")
+    save.set_defaults(run=command("image_save"))
+
+    load = verbs.add_parser("load", help="take images from an archive", allow_abbrev=False)
+    load.add_argument(
+        "-i",
+        "--input",
+        metavar="FILE",
+        default="-",
+        help="an archive, or the directory of an OCI layout (default: stdin)",
+    )
+    load.add_argument("--name", action="append", default=[], metavar="NAME", help="only the image of this name")
+    load.add_argument("--platform", metavar="OS/ARCH", help="another than this host's")
+    load.add_argument("--replace-tags", action="store_true", help="move tags that mean other images here")
+    load.set_defaults(run=command("image_load"))
+
+    import_ = verbs.add_parser("import", help="make an image of a root filesystem's archive", allow_abbrev=False)
+    import_.add_argument(
+        "-c", "--change", action="append", default=[], metavar="INSTRUCTION", help="such as 'CMD [\"sh\"]' or 'ENV A=b'"
+    )
+    import_.add_argument("--platform", metavar="OS/ARCH", help="another than this host's")
+    import_.add_argument("file", metavar="FILE", help="a tar archive, perhaps compressed; - is standard input")
+    import_.add_argument("reference", nargs="?", metavar="REFERENCE")
+    import_.set_defaults(run=command("image_load", "import_"))
 
 
 def _names(verbs: Any) -> None:

@@ -145,7 +145,10 @@ def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
     return tuple(Descriptor.from_json(entry, f"{key}[{at}]") for at, entry in enumerate(value))
 
 
+def is_attestation(entry: Descriptor) -> bool:
+    """Whether an entry of an index tells of another one: such have no platform that exists."""
+    return _REFERENCE_TYPE in entry.annotations or (entry.platform is not None and not entry.platform.is_known)
+
+
 def _is_runnable(entry: Descriptor) -> bool:
-    if entry.artifact_type or _REFERENCE_TYPE in entry.annotations or entry.media_type not in media.MANIFESTS:
-        return False
-    return entry.platform is None or entry.platform.is_known
+    return not entry.artifact_type and not is_attestation(entry) and entry.media_type in media.MANIFESTS

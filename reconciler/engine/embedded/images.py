@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.clock import SystemClock, rfc3339
@@ -32,6 +33,7 @@ from reconciler.store.leases import Lease
 if TYPE_CHECKING:
     from reconciler.engine.embedded.container_rows import ContainerRow
     from reconciler.registry.client import RegistryClient
+    from reconciler.store.image_archive import ArchivedImage
 
 ItemProgress = Callable[[str, str, int, int | None], None]
 """What, its state, bytes done, bytes in all."""
@@ -44,6 +46,11 @@ class Images:
         self._state = state
         self._manifests = manifests
         self._transfers = transfers
+
+    @property
+    def spool(self) -> Path:
+        """A directory for temporary files, on the filesystem that images are kept on."""
+        return self._state.root
 
     # From a registry
 
@@ -73,12 +80,14 @@ class Images:
             manifest = _image_manifest(data, reference)
             lease.add(blob.digest for blob in manifest.blobs)
             self._state.content.put(data)
-            if index is not None:
+            index_data = self._manifests.get(client, reference, index) if index is not None else None
+            if index is not None and index_data is not None:
                 lease.add([index])
-                self._state.content.put(self._manifests.get(client, reference, index))
+                self._state.content.put(index_data)
             fetched = self._fetch(client, reference, manifest.config, progress)
             config = self._config(manifest.config)
             check_platform(reference, wanted, config.platform)
+            _check_entry(index_data, digest, config)
             _check_layers(manifest, config)
             fetched += self._layers(client, reference, manifest, config, lease, progress)
             return self._record(digest, manifest, config, index), fetched
@@ -135,7 +144,11 @@ class Images:
             progress(descriptor.digest.short, "downloading", min(fetched, descriptor.size), descriptor.size)
 
         with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
-            if not ingest.present:
+            if not ingest.present and descriptor.data is not None:
+                ingest.restart()
+                ingest.write(descriptor.data)
+                ingest.commit()
+            elif not ingest.present:
                 client.blob(reference, descriptor, ingest, count)
                 ingest.commit()
         return fetched
@@ -157,26 +170,33 @@ class Images:
             config = new_config(source.config, source.platform or Platform.host(), diff_id)
             return self._build(config, (layer,), {}, lease)
 
-    def add_image(self, manifest_data: bytes, blobs: Callable[[Descriptor], BinaryIO], purpose: str) -> ImageRecord:
-        """An image whose parts are at hand, such as in an archive that is being loaded. Digests are verified."""
-        digest = Digest.of(manifest_data)
-        manifest = parse_manifest(manifest_data)
-        if not isinstance(manifest, Manifest):
-            raise InvalidError(f"{purpose}: an index was given where an image was expected")
+    def add_image(self, archived: ArchivedImage, purpose: str) -> ImageRecord:
+        """The image of an archive that is being loaded, complete on disk. Digests and sizes are verified."""
+        digest = Digest.of(archived.manifest)
+        manifest = _image_manifest(archived.manifest, None)
+        index = Digest.of(archived.index) if archived.index is not None else None
         with self._state.leases.take(purpose, [digest, *(blob.digest for blob in manifest.blobs)]) as lease:
-            self._state.content.put(manifest_data)
-            for descriptor in manifest.blobs:
-                with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
-                    if not ingest.present:
-                        ingest.restart()
-                        with blobs(descriptor) as source:
-                            while chunk := source.read(1 << 20):
-                                ingest.write(chunk)
-                        ingest.commit()
+            self._state.content.put(archived.manifest)
+            if index is not None and archived.index is not None:
+                lease.add([index])
+                self._state.content.put(archived.index)
+            self._ingest(archived, manifest.config)
             config = self._config(manifest.config)
             _check_layers(manifest, config)
+            _check_entry(archived.index, digest, config)
+            for layer in manifest.layers:
+                self._ingest(archived, layer)
             self._unpack(manifest.layers, config, lease)
-            return self._record(digest, manifest, config, None)
+            return self._record(digest, manifest, config, index)
+
+    def _ingest(self, archived: ArchivedImage, descriptor: Descriptor) -> None:
+        with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
+            if not ingest.present:
+                ingest.restart()
+                with archived.blob(descriptor) as source:
+                    while chunk := source.read(1 << 20):
+                        ingest.write(chunk)
+                ingest.commit()
 
     # From a container
 
@@ -317,6 +337,18 @@ def _image_manifest(data: bytes, reference: Reference | None) -> Manifest:
         what = reference.familiar if reference else str(Digest.of(data))
         raise InvalidError(f"{what} is no image that can be run", hint="only images for one platform can be pulled")
     return manifest
+
+
+def _check_entry(index: bytes | None, digest: Digest, config: ImageConfig) -> None:
+    """Raises ``InvalidError`` when the image is for another machine than its ``index`` says."""
+    parsed = parse_manifest(index) if index is not None else None
+    said = parsed.platform_of(digest) if isinstance(parsed, Index) else None
+    found = config.platform
+    if said is not None and (said.os, said.architecture) != (found.os, found.architecture):
+        raise InvalidError(
+            f"the image is for {found}, not for {said} as its index says",
+            hint=f"to have it all the same, pull it as @{digest}",
+        )
 
 
 def _check_layers(manifest: Manifest, config: ImageConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -14,7 +15,14 @@ from reconciler.engine.embedded.load import load_archive
 from reconciler.errors import InvalidError
 from reconciler.testing.images import archive
 
-NO_STORE = cast(Images, None)
+
+class NoStore:
+    """What an archive without its parts never comes to fill."""
+
+    spool = Path("/tmp")
+
+
+NO_STORE = cast(Images, NoStore())
 
 
 def load(ref: str, *names: str) -> str:

@@ -1,0 +1,93 @@
+"""``reconciler image load`` and ``import``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from reconciler.cli.config_changes import read_changes
+from reconciler.cli.context import Context
+from reconciler.engine.embedded.adhoc_images import check_movable
+from reconciler.engine.embedded.image_lookup import shown_name
+from reconciler.engine.embedded.load import Loaded, load_images
+from reconciler.errors import InvalidError, UsageError
+from reconciler.linux import durable
+from reconciler.model.resources import FileContent, Import
+from reconciler.oci.platform import Platform
+from reconciler.oci.reference import Reference
+from reconciler.printable import printable
+from reconciler.store.images import Name
+
+
+def run(context: Context, options: argparse.Namespace) -> int:
+    """Loads the images of an archive, and says which of its names they got and which they did not."""
+    platform = Platform.parse(options.platform) if options.platform else None
+    with _source(options.input) as source, context.engine() as engine, engine.turn(context.lock_timeout):
+        machinery = engine.writer()
+        loaded = load_images(
+            source,
+            machinery.state,
+            machinery.images,
+            only=options.name,
+            platform=platform,
+            move=options.replace_tags,
+        )
+    for item in loaded:
+        _show(context, item)
+    return 0
+
+
+def import_(context: Context, options: argparse.Namespace) -> int:
+    """Makes an image of one layer from the archive of a root filesystem, and prints its digest."""
+    reference = Reference.parse(options.reference) if options.reference else None
+    if reference is not None and reference.digest is not None:
+        raise InvalidError(f"{reference.familiar}: a digest cannot be given to an image", hint="write NAME:TAG")
+    platform = Platform.parse(options.platform) if options.platform else None
+    changes = read_changes(options.change)
+    with _source(options.file) as source, context.engine() as engine, engine.turn(context.lock_timeout):
+        if isinstance(source, Path):
+            raise InvalidError(
+                f"{source} is a directory", hint=f"pack it: tar -C {source} -c . | reconciler image import -"
+            )
+        machinery = engine.writer()
+        # What the archive is known by is what is in it: nothing here has to hold it to its name.
+        wanted = Import(FileContent(options.file, "", 0), changes, platform)
+        record = machinery.images.import_archive(wanted, lambda: source)
+        if reference is not None:
+            check_movable(machinery.state, reference, record.digest)
+            machinery.state.names.set(Name(str(reference), record.digest, "", "tag"))
+    context.print(record.digest)
+    return 0
+
+
+@contextlib.contextmanager
+def _source(file: str) -> Iterator[BinaryIO | Path]:
+    """What to read: ``-`` is standard input, a directory is given as its path."""
+    if file == "-":
+        if sys.stdin.isatty():
+            raise UsageError("an archive cannot be typed", hint="name a file, or pipe one in")
+        yield sys.stdin.buffer
+        return
+    path = Path(file)
+    if path.is_dir():
+        yield path
+        return
+    with durable.guarded("read", path):
+        stream = path.open("rb")
+    with stream:
+        yield stream
+
+
+def _show(context: Context, loaded: Loaded) -> None:
+    for reference in loaded.names:
+        context.print(f"Loaded image: {printable(reference.familiar)}")
+    if not loaded.names:
+        context.print(f"Loaded image ID: {loaded.record.digest}")
+    for name in loaded.kept:
+        why = f"stack {name.stack} declares it" if name.stack else "--replace-tags moves it"
+        kept = f"{shown_name(name)} stays the name of {name.digest.short}"
+        context.note(printable(f"{kept} and is not given to {loaded.record.digest.short}: {why}"))
