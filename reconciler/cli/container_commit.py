@@ -7,6 +7,7 @@ import time
 
 from reconciler.cli.context import Context
 from reconciler.engine.embedded.adhoc_images import check_movable
+from reconciler.engine.embedded.commit import commit_container
 from reconciler.engine.embedded.container_config import container_config
 from reconciler.engine.embedded.container_rows import find_container
 from reconciler.engine.embedded.container_spec import StartSpec
@@ -34,7 +35,8 @@ def run(context: Context, options: argparse.Namespace) -> int:
         if image is None:
             raise NotFoundError(f"the image of container {row.shown} is gone", hint="pull it again")
         spec = StartSpec.from_json((state.container_dir(row.id) / "spec.json").read_text())
-        record = machinery.images.commit(
+        record = commit_container(
+            state,
             row,
             Commit(Address("container", row.shown), options.author, options.message),
             config=ConfigChanges(),

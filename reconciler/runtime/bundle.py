@@ -15,7 +15,7 @@ from reconciler.linux.rooted import Rooted
 from reconciler.runtime import seccomp
 from reconciler.runtime.executable import find_executable, read_elf
 from reconciler.runtime.process import complete_environment
-from reconciler.runtime.spec import BundleSpec, MountSpec, ProcessSpec
+from reconciler.runtime.spec import KERNEL_TREES, BundleSpec, MountSpec, ProcessSpec
 from reconciler.runtime.users import resolve_user
 
 # What Docker and podman leave to a container's root.
@@ -61,7 +61,6 @@ _BASE_MOUNTS = (
     ("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
     ("/dev/shm", "tmpfs", "shm", ("nosuid", "noexec", "nodev", "mode=1777", "size=65536k")),
 )
-_KERNEL_TREES = ("/proc", "/sys", "/dev")
 # On /dev, which is a tmpfs of the container: elsewhere the mount point would become part of its writable layer.
 _INIT_TARGET = "/dev/init"
 _INIT_PROGRAMS = tuple(
@@ -193,7 +192,7 @@ def _working_directory(root: Rooted, cwd: str, *, make: bool) -> str:
 
 
 def _check_kernel_trees(root: Rooted) -> None:
-    for path in _KERNEL_TREES:
+    for path in KERNEL_TREES:
         if root.locate(path) != path:
             raise RuntimeFailure(f"the image's {path} is a symbolic link", hint="Use an image where it is a directory.")
 

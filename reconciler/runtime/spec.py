@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_STOP_TIMEOUT = 10.0
+KERNEL_TREES = ("/proc", "/sys", "/dev")
+"""What every container has mounted by the OCI runtime, which makes the mount points where the image has none."""
 
 
 @dataclass(frozen=True, slots=True)

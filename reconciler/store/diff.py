@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from reconciler.errors import InvalidError
 from reconciler.linux import durable
@@ -27,7 +27,7 @@ from reconciler.store.layer_tree import shown
 from reconciler.store.pipeline import WriteBehind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from reconciler.store.lower import PathParts
@@ -48,10 +48,8 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class CommittedLayer:
-    """A layer as a blob: digest and size of the gzip stream, diff ID of what is in it. ``entries`` 0: no change."""
+    """A layer that was written: the digest of the archive before it was compressed. ``entries`` 0: no change."""
 
-    digest: Digest
-    size: int
     diff_id: Digest
     entries: int
 
@@ -61,58 +59,38 @@ class CommittedLayer:
 
 
 def commit_layer(
-    upper: Path, lowers: Sequence[Path], out: BinaryIO, stubs: Collection[str] = frozenset()
+    upper: Path, lowers: Sequence[Path], write: Callable[[bytes], object], stubs: Collection[str] = frozenset()
 ) -> CommittedLayer:
-    """Writes what ``upper`` changes over ``lowers`` (top first) to ``out``, as a gzip-compressed layer.
+    """Gives what ``upper`` changes over ``lowers`` (top first) to ``write``, as a gzip-compressed layer.
 
-    ``stubs`` are the runtime's mount points, which are left out as ``changes`` says; sockets are, too.
+    ``stubs`` are the runtime's mount points, which are left out as ``changes`` says; sockets are, too. ``write`` is
+    called in another thread.
 
     Raises ``InvalidError`` for what a layer cannot hold, ``ConflictError`` when a file changes while it is read,
-    ``HostError`` when something cannot be read or written.
+    ``HostError`` when something cannot be read, and what ``write`` raises.
     """
-    compressed = _Compressed(upper, out)
-    with WriteBehind(compressed.write) as behind, durable.guarded("read", upper):
-        archive = _Archive()
-        batch = bytearray()
+    hasher, gzip, archive = hashlib.sha256(), GzipWriter(), _Archive()
+    batch = bytearray()
+    def compress(data: bytes) -> None:
+        write(gzip.compress(data))
+
+    with WriteBehind(compress) as behind, durable.guarded("read", upper):
+
+        def hand_over() -> None:
+            # Hashed here and compressed there: both release the GIL.
+            hasher.update(batch)
+            behind.write(bytes(batch))
+            batch.clear()
+
         for change in changes(upper, lowers, stubs):
             for piece in archive.pieces(change):
                 batch += piece
                 if len(batch) >= CHUNK:
-                    behind.write(bytes(batch))
-                    batch.clear()
-        behind.write(bytes(batch) + archive_writer.END)
-    return compressed.finish(archive.entries)
-
-
-class _Compressed:
-    """Hashes, compresses and writes; in the thread that ``WriteBehind`` runs it in."""
-
-    def __init__(self, upper: Path, out: BinaryIO) -> None:
-        self._upper = upper
-        self._out = out
-        self._gzip = GzipWriter()
-        self._diff = hashlib.sha256()
-        self._blob = hashlib.sha256()
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        self._diff.update(data)
-        self._put(self._gzip.compress(data))
-
-    def finish(self, entries: int) -> CommittedLayer:
-        self._put(self._gzip.finish())
-        return CommittedLayer(
-            digest=Digest("sha256:" + self._blob.hexdigest()),
-            size=self._size,
-            diff_id=Digest("sha256:" + self._diff.hexdigest()),
-            entries=entries,
-        )
-
-    def _put(self, data: bytes) -> None:
-        self._blob.update(data)
-        self._size += len(data)
-        with durable.guarded("write the layer of", self._upper):
-            self._out.write(data)
+                    hand_over()
+        batch += archive_writer.END
+        hand_over()
+    write(gzip.finish())
+    return CommittedLayer(Digest("sha256:" + hasher.hexdigest()), archive.entries)
 
 
 class _Archive:

@@ -107,9 +107,6 @@ class StoreCheck:
                 text = f"its row says that {digest} has {size} bytes, but it has {found}"
                 yield Damage("image", image.digest, "wrong-size", text, users)
         yield from self._documents(image, users)
-        for chain_id in image.chain_ids:
-            if chain_id not in self._claims.layers:
-                yield Damage("layer", chain_id, "not-unpacked", "is not unpacked", users)
 
     def _documents(self, image: ImageRecord, users: tuple[str, ...]) -> Iterator[Damage]:
         """Manifest and config, as far as they are whole, have to say what the row says."""

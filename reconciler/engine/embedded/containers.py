@@ -20,6 +20,7 @@ from reconciler.engine.embedded.container_state import ended_at, state_of
 from reconciler.engine.embedded.name_files import NameFiles
 from reconciler.engine.embedded.records import dump
 from reconciler.engine.embedded.state import State
+from reconciler.engine.embedded.unpacking import unpack_image
 from reconciler.engine.embedded.wiring import Wiring
 from reconciler.errors import ConflictError, HostError, InvalidError, NotFoundError, ReconcilerError
 from reconciler.linux import durable
@@ -128,6 +129,7 @@ class Containers:
         directory = self._state.container_dir(container_id)
         with ExitStack() as undo:
             undo.callback(self.discard, container_id)
+            unpack_image(self._state, image)
             self._state.snapshots.create(container_id, record.chain_ids)
             process, notes = process_of(container, config, terminal=terminal)
             for note in notes:
@@ -174,6 +176,8 @@ class Containers:
         """
         if self.state_of(row).running:
             return
+        if self._state.images.get(row.image) is not None:
+            unpack_image(self._state, row.image)
         self._runtime.delete(row.id)
         self._wiring.disconnect(row.id)
         spec = StartSpec.from_json((self._state.container_dir(row.id) / "spec.json").read_text())

@@ -1,37 +1,33 @@
-"""Images: from a registry, an archive or a container's writable layer into the store."""
+"""Images: from a registry or an archive into the store. Commits are in ``commit``."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.clock import SystemClock, rfc3339
-from reconciler.engine.embedded.image_build import changed_config, commit_config, new_config
+from reconciler.engine.embedded.image_build import new_config
 from reconciler.engine.embedded.resolve import ManifestSource, check_platform
 from reconciler.engine.embedded.state import State
-from reconciler.errors import InvalidError, NotFoundError
-from reconciler.model.resources import Commit, ConfigChanges, Import
+from reconciler.errors import InvalidError
+from reconciler.model.resources import Import
 from reconciler.oci import media
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
-from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
+from reconciler.oci.manifest import Index, Manifest, parse_manifest
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.store.compression import GzipWriter, decompress
-from reconciler.store.diff import commit_layer
 from reconciler.store.images import ImageRecord, LayerRecord
 from reconciler.store.layers import Unpacking
 from reconciler.store.leases import Lease
 
 if TYPE_CHECKING:
-    from reconciler.engine.embedded.container_rows import ContainerRow
     from reconciler.registry.client import RegistryClient
     from reconciler.store.image_archive import ArchivedImage
 
@@ -198,68 +194,18 @@ class Images:
                         ingest.write(chunk)
                 ingest.commit()
 
-    # From a container
-
-    def commit(
-        self,
-        row: ContainerRow,
-        commit: Commit,
-        *,
-        config: ConfigChanges,
-        created: float,
-        command: str,
-        base_config: dict[str, object] | None = None,
-    ) -> ImageRecord:
-        """The container's image with its writable layer on top. ``created`` is seconds since the epoch.
-
-        ``base_config`` replaces the image's own ``config`` object (a commit by hand takes the container's). An
-        unchanged container adds a history entry but no layer.
-        """
-        base = self._state.images.get(row.image)
-        if base is None:
-            raise NotFoundError(f"the image of container {row.shown} is gone", hint="pull it again")
-        document = self._state.config(base).raw
-        manifest = _image_manifest(self._state.content.read(base.digest, MAX_MANIFEST_BYTES), None)
-        with self._state.leases.take(f"commit {row.shown}", [base.digest]) as lease:
-            with self._state.content.new_blob() as blob:
-                committed = commit_layer(
-                    self._state.snapshots.upper(row.id),
-                    self._state.lowers(base),
-                    io.BufferedWriter(_Writer(blob.write), 1 << 20),
-                    frozenset(row.settings.stubs),
-                )
-                if not committed.is_empty:
-                    lease.add([committed.digest])
-                    blob.commit()
-            layers = manifest.layers
-            if not committed.is_empty:
-                layers = (*layers, Descriptor(media.OCI_LAYER_GZIP, committed.digest, committed.size))
-            merged = commit_config(
-                document,
-                None if committed.is_empty else committed.diff_id,
-                author=commit.author,
-                message=commit.message,
-                created=rfc3339(_moment(created)),
-                command=command,
-                base_config=base_config,
-            )
-            annotations = {"org.opencontainers.image.base.digest": str(base.digest)}
-            return self._build(changed_config(merged, config), layers, annotations, lease)
-
     # Parts
 
     def complete(self, record: ImageRecord) -> bool:
-        """Whether all blobs and unpacked layers of an image are there."""
-        return all(self._state.content.has(blob) for blob in record.blobs) and all(
-            self._state.layers.has(chain) for chain in record.chain_ids
-        )
+        """Whether all of an image is there: its layers are unpacked when a container needs them (``State.unpack``)."""
+        return all(self._state.content.has(blob) for blob in record.blobs)
 
     def _build(
         self, config_data: bytes, layers: Sequence[Descriptor], annotations: dict[str, str], lease: Lease
     ) -> ImageRecord:
         config_digest = Digest.of(config_data)
         descriptor = Descriptor(media.OCI_CONFIG, config_digest, len(config_data))
-        data = Manifest.build(descriptor, tuple(_as_oci(layer) for layer in layers), annotations)
+        data = Manifest.build(descriptor, tuple(layers), annotations)
         digest = Digest.of(data)
         lease.add([config_digest, digest])
         self._state.content.put(config_data)
@@ -299,21 +245,6 @@ class Images:
         )
         self._state.images.add(record)
         return record
-
-
-class _Writer(io.RawIOBase):
-    """A writable file over a function."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._sink = write
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object, /) -> int:
-        chunk = bytes(data)  # type: ignore[call-overload]
-        self._sink(chunk)
-        return len(chunk)
 
 
 def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
@@ -373,15 +304,3 @@ def _copy_layer(archive: BinaryIO, write: Callable[[bytes], object]) -> Digest:
         write(gzip.compress(chunk))
     write(gzip.finish())
     return Digest("sha256:" + hasher.hexdigest())
-
-
-_DOCKER_TO_OCI = {media.DOCKER_LAYER: media.OCI_LAYER, media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP}
-
-
-def _as_oci(layer: Descriptor) -> Descriptor:
-    """The layer as an OCI manifest names it: a manifest that we write does not mix the two families of types."""
-    return Descriptor(_DOCKER_TO_OCI.get(layer.media_type, layer.media_type), layer.digest, layer.size)
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -104,7 +104,6 @@ class Observer:
         named = {name.name: name.digest for name in state.names.list()}
         entries = state.entries.all()
         blobs = frozenset(state.content.digests()) if entries else frozenset()
-        layers = state.layers.ready() if entries else frozenset()
         for address, entry in entries.items():
             digest = named.get(str(address))
             if digest is None or not _within(address, mine):
@@ -113,7 +112,7 @@ class Observer:
             resources[address] = ObservedImage(
                 entry.form,
                 digest,
-                complete=record is not None and blobs.issuperset(record.blobs) and layers.issuperset(record.chain_ids),
+                complete=record is not None and blobs.issuperset(record.blobs),
                 index=record.index_digest if record else None,
                 commit=entry.commit,
             )

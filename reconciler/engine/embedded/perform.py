@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from reconciler.engine.embedded import load, volumes
+from reconciler.engine.embedded.commit import commit_container
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.records import EntryRow
@@ -137,7 +138,8 @@ class Performer:
                 f"container {row.shown} has changed since this was planned",
                 hint="plan again: it will be committed anew",
             )
-        record = self._machinery.images.commit(
+        record = commit_container(
+            self._state,
             row,
             action.commit,
             config=action.commit.config,

@@ -107,7 +107,7 @@ def _stored(pull: Pull, state: State) -> Pin | None:
         found = state.images.of_index(index) if index is not None else ()
         candidates = [image for image in found if wanted.runs(image.platform)]
     for image in candidates:
-        if all(state.layers.has(chain) for chain in image.chain_ids):
+        if all(state.content.has(blob) for blob in image.blobs):
             return Pin(image.digest, image.index_digest, answered_by="store")
     return None
 

@@ -196,7 +196,7 @@ def test_layers_lost_or_replaced_are_damage(scene: Scene) -> None:
         ("UPDATE images SET config_size = 7 WHERE digest = '{other}'", ("image", "{other}", "wrong-size")),
         ("UPDATE names SET name = '::' WHERE digest = '{other}'", ("name", "::", "malformed")),
         ("DELETE FROM images WHERE digest = '{other}'", ("name", "tag docker.io/library/other:1", "dangling")),
-        ("DELETE FROM layers WHERE chain_id = '{chain}'", ("layer", "{chain}", "not-unpacked")),
+        ("DELETE FROM layers WHERE chain_id = '{base}'", ("layer", "{base}", "not-unpacked")),
         ("UPDATE layers SET parent = '{other}' WHERE chain_id = '{chain}'", ("layer", "{chain}", "wrong-row")),
         ("UPDATE layers SET diff_id = X'00' WHERE chain_id = '{chain}'", ("layer", "{chain}", "malformed")),
         ("UPDATE containers SET settings = '{{'", ("container", "{container}", "malformed")),
@@ -210,6 +210,7 @@ def test_rows_that_make_no_sense_are_damage(scene: Scene, sql: str, damage: tupl
     values = {
         "other": scene.other.digest,
         "chain": scene.other.chain_ids[0],
+        "base": scene.image.chain_ids[0],
         "container": scene.container,
         "none": Digest.of(b"none"),
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),

@@ -142,10 +142,12 @@ def test_p52_the_only_image_of_a_tag_is_not_taken_for_another_platform(state: Wr
     assert client.asked == 1
 
 
-def test_an_image_without_its_layers_is_not_there(state: WriterState) -> None:
-    store(state, "a", name="app:1")
+def test_an_image_without_its_blobs_is_not_there_one_that_is_packed_is(state: WriterState) -> None:
+    digest = store(state, "a", name="app:1")
     with state.database.transaction() as connection:
         connection.execute("DELETE FROM layers")
+    assert pin(state, "app:1") == digest
+    state.content.remove(Digest.of(b"a"))
     assert isinstance(resolve(state, Pull(Reference.parse("app:1"))), Unknown)
 
 
