@@ -15,10 +15,15 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.errors import HostError
 from reconciler.linux import durable
+from reconciler.linux.configured_mounts import unmounted_above
 from reconciler.linux.tree import mount_points_below
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RUN = Path("/run/reconciler")
 _ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
@@ -56,7 +61,7 @@ def read_identity(root: Path, run: Path = RUN) -> Identity:
         text = _read(root / "id")
         if text is not None:
             return _load(root, text, run)
-        _check_unused(root)
+    _check_unused(root, run)
     fresh = os.urandom(6).hex()
     return Identity(root, fresh, run / fresh, os.urandom(_KEY_BYTES), exists=False)
 
@@ -74,7 +79,7 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
     durable.sweep_temporaries(root, point="identity.sweep")
     text = _read(root / "id")
     if text is None:
-        _check_unused(root)
+        _check_unused(root, run)
         if _read(root / "key") is None:
             durable.write_file(root / "key", os.urandom(_KEY_BYTES), point="identity.key")
         # The id comes last: where it is, the key is.
@@ -85,9 +90,13 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
     return identity
 
 
-def prepare_root(root: Path) -> None:
-    """Makes the directory ``root`` (not its parents) if it is not there, so that it can be locked."""
+def prepare_root(root: Path, run: Path = RUN) -> None:
+    """Makes the directory ``root`` (not its parents) if it is not there, so that it can be locked.
+
+    Raises ``HostError`` as ``read_identity`` does.
+    """
     if not os.path.lexists(root):
+        _check_unused(root, run)
         durable.make_directory(root, point="identity.root")
     _check_directory(root)
 
@@ -111,13 +120,35 @@ def _check_directory(root: Path) -> None:
         )
 
 
-def _check_unused(root: Path) -> None:
+def _check_unused(root: Path, run: Path) -> None:
+    """Refuses to take a directory without an identity for a new root where it once was, or should be, another's.
+
+    An empty mount point looks like a new root: its disk may not be mounted yet, as early at boot (case S47).
+    """
     for name in _STATE:
         if os.path.lexists(root / name):
             raise HostError(
                 f"{root / 'id'} is missing, though {root / name} is there",
                 hint="restore the file id from a backup, or mount the right disk; a new root must be empty",
             )
+    if (missing := unmounted_above(root)) is not None:
+        target, source = missing
+        raise HostError(
+            f"{root} is empty, and nothing is mounted at {target}, where {source} says that something should be",
+            hint=f"mount it: mount {target}",
+        )
+    for directory in _in_use(root, run):
+        raise HostError(
+            f"{root} is empty, but a root of that name is in use: see {directory}",
+            hint=f"mount its disk again; if the root was deleted for good, end what runs there and remove {directory}",
+        )
+
+
+def _in_use(root: Path, run: Path) -> Iterator[Path]:
+    """Runtime directories that hold more than the note that they belong to a root at ``root``."""
+    for note in sorted(run.glob(f"*/{PLACE}")):
+        if _noted_path(_read(note)) == root.resolve() and len(os.listdir(note.parent)) > 1:  # noqa: PTH208
+            yield note.parent
 
 
 def _load(root: Path, text: bytes, run: Path) -> Identity:
@@ -171,8 +202,12 @@ def forget_place(identity: Identity) -> None:
 
 
 def _mounted(identity: Identity, noted: bytes) -> tuple[Path, ...]:
-    try:
-        before = Path(json.loads(noted)["path"])
-    except (ValueError, KeyError, TypeError):
-        before = identity.root
+    before = _noted_path(noted) or identity.root
     return tuple(point for top in (identity.run, identity.root, before) for point in mount_points_below(top))
+
+
+def _noted_path(noted: bytes | None) -> Path | None:
+    try:
+        return Path(json.loads(noted or b"")["path"])
+    except (ValueError, KeyError, TypeError):
+        return None

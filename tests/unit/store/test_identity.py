@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from reconciler.errors import HostError
 from reconciler.linux import watch
+from reconciler.linux.configured_mounts import unmounted_above
 from reconciler.store import identity as identity_module
 from reconciler.store.identity import claim_identity, prepare_root, read_identity
 from reconciler.testing.faults import FaultAt
@@ -92,6 +94,28 @@ def test_s47_a_root_that_lost_its_id_is_not_started_afresh(root: Path, run: Path
         with pytest.raises(HostError, match="id is missing"):
             use(root, run)
     assert [path.name for path in root.iterdir()] == [state]
+
+
+def test_s47_an_empty_mount_point_is_not_started_afresh(
+    root: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fstab").write_text(f"/dev/vdb {root.resolve()} ext4 defaults 0 2\n")
+    monkeypatch.setattr(identity_module, "unmounted_above", partial(unmounted_above, etc=tmp_path))
+    for use in (read_identity, claim_identity, prepare_root):
+        if use is prepare_root:
+            root.rmdir()
+        with pytest.raises(HostError, match="nothing is mounted at"):
+            use(root, run)
+    assert not root.exists() and not run.exists()
+
+
+def test_s47_a_disk_that_was_taken_away_in_use_is_not_started_afresh(root: Path, run: Path) -> None:
+    (claim_identity(root, run).run / "tasks").mkdir()
+    root.rename(root.with_name("unmounted"))
+    root.mkdir(0o700)
+    with pytest.raises(HostError, match="a root of that name is in use"):
+        claim_identity(root, run)
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(("name", "content"), [("id", b"zz"), ("id", b""), ("key", b"short"), ("key", None)], ids=repr)
