@@ -32,6 +32,17 @@ def configure(*, level: Level = "warning", format: Format = "text", color: bool 
     _Settings.emit = None
 
 
+def forward(emit: Callable[..., None], *, threshold: int) -> None:
+    """Gives all events from ``threshold`` on to ``emit(level, event, **fields)``: for a process that shows none."""
+    _Settings.threshold = threshold
+    _Settings.emit = emit
+
+
+def threshold() -> int:
+    """What ``forward`` takes in another process, so that it forwards just what is shown here."""
+    return _Settings.threshold
+
+
 class Logger:
     """Events of one room: an event name in kebab-case and fields. Fields must never hold a secret."""
 

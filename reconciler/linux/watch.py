@@ -61,6 +61,11 @@ def observed(observer: Observer) -> Iterator[None]:
         _Watch.observer = before
 
 
+def active() -> bool:
+    """Whether somebody watches."""
+    return _Watch.observer is not None
+
+
 def operation(
     point: str,
     kind: Kind,

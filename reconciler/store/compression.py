@@ -7,7 +7,7 @@ hashing release the GIL, so both run well in a thread beside whoever consumes th
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from reconciler.errors import IntegrityError
 from reconciler.store.limits import DEFAULTS, Limits
@@ -42,7 +42,13 @@ def detect(head: bytes) -> Compression:
     return "none"
 
 
-def decompress(source: BinaryIO, limits: Limits = DEFAULTS) -> Iterator[bytes]:
+class Readable(Protocol):
+    """A stream of bytes: all that reading needs of it."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+
+def decompress(source: Readable, limits: Limits = DEFAULTS) -> Iterator[bytes]:
     """Yields the uncompressed bytes of ``source`` in chunks of bounded size, to its very end.
 
     Raises ``IntegrityError`` for a truncated or damaged stream, and for bytes after the last member or frame that are
@@ -63,7 +69,7 @@ def decompress(source: BinaryIO, limits: Limits = DEFAULTS) -> Iterator[bytes]:
 class _Counted:
     """Reads from a source, and counts the bytes."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: Readable) -> None:
         self._source = source
         self.taken = 0
 

@@ -14,7 +14,7 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reconciler.errors import IntegrityError, NotFoundError
 from reconciler.linux import durable
@@ -23,6 +23,8 @@ from reconciler.store.compression import CHUNK, GzipWriter, decompress
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from pathlib import Path
+
+    from reconciler.store.compression import Readable
 
 SUFFIX = ".files"
 
@@ -244,13 +246,13 @@ def _unpacked(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(found)
 
 
-def _read(stream: BinaryIO | _FromDescriptor, kinds: Container[int], *, whole: bool = False) -> Iterator[Recorded]:
+def _read(stream: Readable, kinds: Container[int], *, whole: bool = False) -> Iterator[Recorded]:
     """The entries of ``kinds``. ``whole``: raises ``IntegrityError`` unless the stream ends with its end."""
     data = b""
     count = at = 0
     ended = False
     started = False
-    for chunk in decompress(stream):  # type: ignore[arg-type]
+    for chunk in decompress(stream):
         data = data[at:] + chunk
         at = 0
         if not started:

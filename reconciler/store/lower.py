@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from reconciler.store import whiteout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
 PathParts = tuple[bytes, ...]
@@ -52,12 +52,13 @@ class Found:
 class LowerLayers:
     """A stack of unpacked layers, top first, seen as overlayfs would show it.
 
-    A layer is a path, or the descriptor of its directory, which stays its owner's. Layers do not change once they are
-    ready, so a path whose every directory was seen to be one is safe to use.
+    A layer is a path, or the descriptor of its directory, which stays its owner's. They are gone through again for
+    each question, as far as it takes. Layers do not change once they are ready, so a path whose every directory was
+    seen to be one is safe to use.
     """
 
-    def __init__(self, layers: Sequence[Path | int]) -> None:
-        self._layers = tuple(layer if isinstance(layer, int) else os.fsencode(layer) for layer in layers)
+    def __init__(self, layers: Iterable[Path | int]) -> None:
+        self._layers = layers
 
     def lookup(self, parts: PathParts) -> Found | None:
         """What is visible at a path that has no links on its way; None when nothing is."""
@@ -96,9 +97,9 @@ def _listed(directory: Found) -> dict[bytes, bool]:
         os.close(handle)
 
 
-def _within(layer: int | bytes, parts: PathParts) -> tuple[Found | None, bool]:
+def _within(layer: int | Path, parts: PathParts) -> tuple[Found | None, bool]:
     """What one layer has at a path, and whether it hides whatever the layers below it have there."""
-    handle, path = (layer, b".") if isinstance(layer, int) else (None, layer)
+    handle, path = (layer, b".") if isinstance(layer, int) else (None, os.fsencode(layer))
     ends = False
     status = os.lstat(path, dir_fd=handle)
     for index in range(len(parts) + 1):

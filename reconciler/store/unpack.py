@@ -3,8 +3,8 @@
 An archive is hostile until shown otherwise: no system call ever gets a path that the archive wrote, only single names
 relative to a directory that ``LayerTree`` found.
 
-This runs in the calling process. A layer of ten thousand files is some sixty thousand system calls, which release the
-GIL; inflating and hashing beside it do so too. A worker process would cost its start for every small layer.
+Layers are unpacked in a process of their own (``worker``), which has the layer's directory as its root. The same code
+runs in any process, which is how tests watch it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.errors import InvalidError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
 from reconciler.log import Logger
 from reconciler.store import sparse, whiteout
 from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
@@ -54,46 +54,61 @@ def extract(
     below: Callable[[], LowerLayers],
     files: int | None = None,
     limits: Limits = DEFAULTS,
+    *,
+    confined: int | None = None,
 ) -> Extracted:
     """Extracts an uncompressed archive into the empty directory ``target``, reading ``chunks`` to the end.
 
     ``below`` is asked for the lower layers when they are first needed, and may wait for them. ``files`` is the
     descriptor of an empty file, open for reading and writing, for the list of what was written (``file_list``).
+    ``confined`` is the descriptor of ``target`` in a process of its own: with that as its root, a umask of 0 and no
+    other thread that uses the working directory.
+
     Nothing outside ``target`` changes. Raises ``InvalidError`` for an archive that breaks the rules, ``LimitError`` for
     one that goes beyond ``limits``, ``IntegrityError`` for a truncated one, ``HostError`` when the host cannot store
     it; ``target`` is then for the caller to remove.
     """
     with contextlib.ExitStack() as opened, durable.guarded("unpack into", target):
-        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        opened.callback(os.close, root)
+        root = confined
+        if root is None:
+            root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            opened.callback(os.close, root)
         if files is None:
             files = os.memfd_create("files")
             opened.callback(os.close, files)
         recorded = FileListWriter(files)
         tree = LayerTree(root, below, recorded)
         opened.callback(tree.close)
-        extracted = _Extraction(tree, recorded).run(ArchiveReader(Source(chunks), limits))
+        extracted = _Extraction(tree, recorded, is_confined=confined is not None).run(
+            ArchiveReader(Source(chunks), limits)
+        )
         recorded.finish()
         return extracted
 
 
 class _Extraction:
-    def __init__(self, tree: LayerTree, files: FileListWriter) -> None:
+    def __init__(self, tree: LayerTree, files: FileListWriter, *, is_confined: bool) -> None:
+        self._is_confined = is_confined
         self._tree = tree
         self._files = files
         self._checksum = file_checksum()
 
     def run(self, archive: ArchiveReader) -> Extracted:
         entries = size = 0
+        apply = self._announced if watch.active() else self._apply
         for entry in archive:
             entries += 1
             size += -(-entry.size // _DISK_BLOCK) * _DISK_BLOCK
             try:
-                self._apply(entry, archive)
+                apply(entry, archive)
             except OSError as error:
                 raise _explained(error, entry) from error
         self._tree.finish()
         return Extracted(entries, size)
+
+    def _announced(self, entry: Entry, archive: ArchiveReader) -> None:
+        with watch.operation("unpack", "entry", Path(os.fsdecode(entry.name))):
+            self._apply(entry, archive)
 
     def _apply(self, entry: Entry, archive: ArchiveReader) -> None:
         parts = _parts(entry.name)
@@ -118,11 +133,16 @@ class _Extraction:
                     self._node(parent, parts[-1], entry)
 
     def _file(self, parent: Directory, name: bytes, entry: Entry, archive: ArchiveReader) -> None:
+        uid, gid, mode = entry.uid, entry.gid, entry.mode
+        # Made with its final mode where nothing else has a say in that.
+        is_plain = self._is_confined and parent.plain and mode <= 0o777
+        created = mode if is_plain else 0o600
         try:
-            handle = os.open(name, _CREATE, 0o600, dir_fd=parent.handle)
+            handle = os.open(name, _CREATE, created, dir_fd=parent.handle)
         except FileExistsError:
             parent = self._cleared(parent, name)
-            handle = os.open(name, _CREATE, 0o600, dir_fd=parent.handle)
+            is_plain = is_plain and parent.plain
+            handle = os.open(name, _CREATE, created, dir_fd=parent.handle)
         checksum = 0
         try:
             if entry.sparse is not None:
@@ -131,8 +151,10 @@ class _Extraction:
                 for piece in archive.body():
                     durable.write_all(handle, piece)
                     checksum = self._checksum(piece, checksum)
-            os.fchown(handle, entry.uid, entry.gid)
-            os.fchmod(handle, entry.mode)
+            if uid or gid or not is_plain:
+                os.fchown(handle, uid, gid)
+            if not is_plain:
+                os.fchmod(handle, mode)
             # After chown, which takes security.capability away.
             xattrs = set_xattrs(handle, entry.xattrs, _where(entry), is_file=True) if entry.xattrs else ()
             os.utime(handle, ns=(entry.mtime, entry.mtime))
@@ -202,10 +224,10 @@ class _Extraction:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent.handle, follow_symlinks=False)
         if mode is not None:
             # By name, though chmod follows links: this name was made just now, and opening a device does things.
-            os.chmod(_by_descriptor(parent, name), mode)  # noqa: PTH101 - paths here are bytes
+            os.chmod(self._by_name(parent, name), mode)  # noqa: PTH101 - paths here are bytes
         xattrs: Xattrs = ()
         if entry.xattrs:
-            xattrs = set_xattrs(_by_descriptor(parent, name), entry.xattrs, _where(entry), is_file=False)
+            xattrs = set_xattrs(self._by_name(parent, name), entry.xattrs, _where(entry), is_file=False)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent.handle, follow_symlinks=False)
         self._record(parent, name, entry, xattrs)
 
@@ -246,6 +268,13 @@ class _Extraction:
             # A whiteout only concerns the layers below (layer.md): this layer's own directory stays.
             self._tree.hide_below(self._tree.directory((*parent.parts, name)))
 
+    def _by_name(self, parent: Directory, name: bytes) -> bytes:
+        """A path of something just made, for the calls that Python offers no directory descriptor for."""
+        if self._is_confined:
+            os.fchdir(parent.handle)
+            return name
+        return b"/proc/self/fd/%d/%s" % (parent.handle, name)
+
     def _cleared(self, parent: Directory, name: bytes) -> Directory:
         """Removes what has the name already: the later entry wins. The parent, open again."""
         self._tree.remove(parent, name)
@@ -273,11 +302,6 @@ def _where(entry: Entry) -> str:
 
 def _length(entry: Entry) -> int:
     return entry.size if entry.sparse is None else entry.sparse.size
-
-
-def _by_descriptor(parent: Directory, name: bytes) -> bytes:
-    # For the calls that Python offers no directory descriptor for.
-    return b"/proc/self/fd/%d/%s" % (parent.handle, name)
 
 
 def _explained(error: OSError, entry: Entry) -> Exception:

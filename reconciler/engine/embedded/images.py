@@ -24,8 +24,8 @@ from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.store.compression import GzipWriter, decompress
 from reconciler.store.images import ImageRecord, LayerRecord
-from reconciler.store.layers import Unpacking
 from reconciler.store.leases import Lease
+from reconciler.store.unpacking import Unpacking
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
@@ -86,7 +86,10 @@ class Images:
             _check_entry(index_data, digest, config)
             _check_layers(manifest, config)
             fetched += self._layers(client, reference, manifest, config, lease, progress)
-            return self._record(digest, manifest, config, index), fetched
+            with self._state.database.transaction():
+                record = self._record(digest, manifest, config, index)
+                self._state.images.add_repository(digest, reference.name)
+            return record, fetched
 
     def _layers(
         self,
@@ -122,8 +125,8 @@ class Images:
                 progress(layer.digest.short, "extracting", 0, layer.size)
                 with self._state.content.open(layer.digest) as source:
                     unpacking.unpack(at, source, layer.digest)
-        except BaseException:
-            unpacking.abandon()
+        except BaseException as error:
+            unpacking.abandon(error)
             raise
         progress(layer.digest.short, "done" if fetched else "already exists", layer.size, layer.size)
         return fetched
@@ -255,7 +258,7 @@ def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
         try:
             total += job.result()
         except BaseException as error:  # noqa: BLE001  raised below
-            unpacking.abandon()
+            unpacking.abandon(error)
             failure = failure or error
     if failure is not None:
         raise failure
