@@ -147,6 +147,18 @@ class ImageTable:
         )
         return tuple(_image(row) for row in rows)
 
+    def add_repository(self, digest: Digest, repository: str) -> None:
+        """Notes that a recorded image was pulled from a repository (``Reference.name``)."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO image_repositories VALUES (?, ?)", (digest, repository))
+
+    def repositories(self, digest: Digest) -> tuple[str, ...]:
+        """The repositories that an image was pulled from, in order of their names."""
+        rows = self._database.query(
+            "SELECT repository FROM image_repositories WHERE image = ? ORDER BY repository", (digest,)
+        )
+        return tuple(row["repository"] for row in rows)
+
     def remove(self, digest: Digest) -> bool:
         """Forgets an image and its names; False when it was not there. Its bytes are left to garbage collection."""
         with self._database.transaction() as connection:

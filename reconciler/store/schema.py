@@ -67,5 +67,14 @@ STORE = Schema(
             PRIMARY KEY (lease, item)
         ) WITHOUT ROWID;
         """,
+        """
+        -- The repositories that an image was pulled from, such as docker.io/library/debian: where to ask for its parts
+        -- when one of them is damaged, whatever became of its names.
+        CREATE TABLE image_repositories (
+            image TEXT NOT NULL REFERENCES images (digest) ON DELETE CASCADE,
+            repository TEXT NOT NULL,
+            PRIMARY KEY (image, repository)
+        ) WITHOUT ROWID;
+        """,
     ),
 )

@@ -21,6 +21,8 @@ from reconciler.store import ingest
 from reconciler.store.claims import MALFORMED, Claims, shown
 from reconciler.store.content import ContentStore
 from reconciler.store.damage import NO_LIST, Damage, Findings, Leftover, Needs
+from reconciler.store.quarantine import DIRECTORY as QUARANTINE
+from reconciler.store.removal import is_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -178,7 +180,7 @@ class StoreCheck:
             match = _LAYER_NAME.fullmatch(path.name)
             if match is None:
                 yield Leftover("layer", path.name, "it is no layer of ours", _usage(path))
-            elif not self._is_claimed_layer(match) and _is_abandoned(path):
+            elif not self._is_claimed_layer(match) and _is_nobodys_layer(path):
                 yield Leftover("layer", path.name, "left behind by an interrupted unpack or removal", _usage(path))
 
     def _is_claimed_layer(self, match: re.Match[str]) -> bool:
@@ -190,7 +192,7 @@ class StoreCheck:
         for path in _listed(self._root):
             if _TEMPORARY.fullmatch(path.name):
                 yield Leftover("temporary", path.name, "a file that was never finished", _usage(path))
-        for path in _listed(self._root / "quarantine"):
+        for path in _listed(self._root / QUARANTINE):
             yield Leftover("quarantine", path.name, "damaged, and put aside by a repair", _usage(path))
         for lease in self._claims.ended:
             yield Leftover("lease", lease, "its owner has ended")
@@ -249,6 +251,10 @@ def _is_abandoned(path: Path) -> bool:
         return False
     except (HostError, OSError):
         return True
+
+
+def _is_nobodys_layer(path: Path) -> bool:
+    return _is_abandoned(path) and not is_in_use(path.parent, [path.name] if ".removed-" in path.name else [])
 
 
 def _usage(path: Path) -> int:

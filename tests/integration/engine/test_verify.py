@@ -210,6 +210,7 @@ def test_rows_that_make_no_sense_are_damage(scene: Scene, sql: str, damage: tupl
     values = {
         "other": scene.other.digest,
         "chain": scene.other.chain_ids[0],
+        "used": scene.image.chain_ids[0],
         "base": scene.image.chain_ids[0],
         "container": scene.container,
         "none": Digest.of(b"none"),
