@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from reconciler.linux.processes import ProcessId, boot_id
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
     from reconciler.store.database import Database
 
 GRACE = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease that holds: ``age`` in seconds; ``alive`` says whether process ``pid``, which took it, still runs."""
+
+    purpose: str
+    pid: int
+    alive: bool
+    age: float
+    items: tuple[str, ...]
 
 
 class LeaseTable:
@@ -51,15 +63,21 @@ class LeaseTable:
             lease.add(items)
         return lease
 
-    def held(self) -> dict[str, str]:
-        """Every item under a lease that holds, with the purpose of one such lease."""
-        rows = self._database.query("SELECT * FROM leases LEFT JOIN lease_items ON lease = id ORDER BY id")
-        held = {}
+    def list(self) -> tuple[HeldLease, ...]:
+        """The leases that hold."""
+        rows = self._database.query("SELECT * FROM leases LEFT JOIN lease_items ON lease = id ORDER BY id, item")
+        found = []
         for _, items in itertools.groupby(rows, key=lambda row: row["id"]):
             first, *rest = items
             if _holds(first):
-                held.update({row["item"]: row["purpose"] for row in (first, *rest) if row["item"]})
-        return held
+                age = _boot_time() - (first["holds_until"] - self._grace)
+                held = tuple(row["item"] for row in (first, *rest) if row["item"])
+                found.append(HeldLease(first["purpose"], first["owner_pid"], _owner(first).alive(), age, held))
+        return tuple(found)
+
+    def held(self) -> dict[str, str]:
+        """Every item under a lease that holds, with the purpose of one such lease."""
+        return {item: lease.purpose for lease in self.list() for item in lease.items}
 
     def ended(self) -> tuple[str, ...]:
         """The ids of the leases that no longer hold: ``sweep`` deletes them."""
@@ -109,5 +127,8 @@ def _boot_time() -> float:
 def _holds(row: sqlite3.Row) -> bool:
     if row["boot_id"] != boot_id():
         return False
-    owner = ProcessId(row["owner_pid"], row["owner_start"], row["boot_id"])
-    return _boot_time() < row["holds_until"] or owner.alive()
+    return _boot_time() < row["holds_until"] or _owner(row).alive()
+
+
+def _owner(row: sqlite3.Row) -> ProcessId:
+    return ProcessId(row["owner_pid"], row["owner_start"], row["boot_id"])

@@ -28,8 +28,8 @@ KeeperKind = Literal["entry", "tag", "container", "generation", "retention", "mo
 class Keeper:
     """One reason for which an image, layer or blob stays. ``name`` is as shown to people, ``detail`` says more of it.
 
-    ``target`` is the image's digest, or the layer's chain ID where ``of_layer`` says so. ``stack`` is the one that
-    declares it, empty for what was made by hand.
+    ``target`` is the image's digest, the layer's chain ID where ``of_layer`` says so, and anything for a lease.
+    ``stack`` is the one that declares it, empty for what was made by hand.
     """
 
     kind: KeeperKind
@@ -91,6 +91,13 @@ class Roots:
         for name in self._state.names.list():
             owner = f"declared by stack {name.stack}" if name.stack else "made by hand"
             yield Keeper(name.kind, shown_name(name), owner, name.digest, name.stack)
+
+    def leases(self) -> Iterator[Keeper]:
+        """What work in progress protects, be it an image, a layer or a blob."""
+        for lease in self._state.leases.list():
+            owner = f"process {lease.pid}" if lease.alive else f"process {lease.pid}, which has ended"
+            for item in lease.items:
+                yield Keeper("lease", lease.purpose, f"{owner}; held for {lease.age:.0f} s", Digest(item))
 
     def _of_container(self, row: ContainerRow, known: set[Digest]) -> Iterator[Keeper]:
         owner = f"declared by stack {row.address.stack}" if row.address else "made by hand"
