@@ -22,7 +22,16 @@ def _look(verbs: Any) -> None:
     listing.add_argument("-q", "--quiet", action="store_true", help="ids alone")
     listing.add_argument("--digests", action="store_true", help="show digests")
     listing.add_argument("--no-trunc", action="store_true", help="whole ids")
+    listing.add_argument(
+        "-f",
+        "--filter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="dangling=true|false, reference=PATTERN",
+    )
     listing.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    listing.add_argument("patterns", nargs="*", metavar="PATTERN", help="only names like this; * stands for anything")
     listing.set_defaults(run=command("image_list"))
 
     history = verbs.add_parser("history", help="how an image came to be", allow_abbrev=False)

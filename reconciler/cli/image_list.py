@@ -4,77 +4,94 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import since, size, table
-from reconciler.engine.embedded.image_lookup import NO_NAME, shown_name
-from reconciler.engine.embedded.state import State, open_reader
-from reconciler.oci.reference import Reference
-from reconciler.store.images import ImageRecord, Name
+from reconciler.engine.embedded.image_listing import ListedImage, ListedName, list_images
+from reconciler.engine.embedded.image_lookup import NO_NAME, split_name
+from reconciler.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One line of the listing."""
 
     repository: str
     tag: str
-    image: ImageRecord
-    name: Name | None
+    image: ListedImage
+    name: ListedName | None
 
 
 def run(context: Context, options: argparse.Namespace) -> int:
-    """A line for each name, newest image first. The entry of a stack shows as ``shop/base`` with no tag."""
-    state = open_reader(context.root)
-    try:
-        rows = _rows(state)
-    finally:
-        state.close()
+    """A line for each name, the image fetched last first. The entry of a stack shows as ``shop/base`` with no tag."""
+    dangling, patterns = _filters(options)
+    images = list_images(context.root, sizes=not options.quiet)
+    rows = [
+        row
+        for image in images
+        if dangling is None or dangling == (not image.names)
+        for row in _rows_of(image)
+        if not patterns or any(_fits(row, pattern) for pattern in patterns)
+    ]
     if options.output == "json":
         context.print(json.dumps([_document(row) for row in rows], indent=2))
     elif options.quiet:
-        ids = dict.fromkeys(str(row.image.digest) for row in rows)
+        ids = dict.fromkeys(row.image.digest for row in rows)
         context.stdout.writelines(f"{_id(digest, options)}\n" for digest in ids)
     else:
         context.print(_table(rows, options))
     return 0
 
 
-def _rows(state: State) -> list[_Row]:
-    names: dict[str, list[Name]] = {}
-    for name in state.names.list():
-        names.setdefault(name.digest, []).append(name)
-    images = sorted(state.images.list(), key=lambda image: image.fetched_at, reverse=True)
-    return [row for image in images for row in _rows_of(image, names.get(image.digest, []))]
+def _filters(options: argparse.Namespace) -> tuple[bool | None, list[str]]:
+    dangling, patterns = None, list(options.patterns)
+    for text in options.filter:
+        match text.partition("="):
+            case ("dangling", "=", ("true" | "false") as value):
+                dangling = value == "true"
+            case ("reference", "=", pattern) if pattern:
+                patterns.append(pattern)
+            case _:
+                raise UsageError(
+                    f"--filter {text[:200]!a} is not known",
+                    hint="write dangling=true, dangling=false or reference=PATTERN",
+                )
+    return dangling, patterns
 
 
-def _rows_of(image: ImageRecord, names: list[Name]) -> list[_Row]:
-    if not names:
+def _rows_of(image: ListedImage) -> list[_Row]:
+    if not image.names:
         return [_Row(NO_NAME, NO_NAME, image, None)]
-    return [_Row(*_split(name), image, name) for name in names]
+    rows = []
+    for name in image.names:
+        repository, tag = split_name(name.name, name.kind)
+        rows.append(_Row(repository, tag or NO_NAME, image, name))
+    return rows
 
 
-def _split(name: Name) -> tuple[str, str]:
-    if name.kind == "entry":
-        return shown_name(name), NO_NAME
-    reference = Reference.parse(name.name)
-    tag = reference.tag or NO_NAME
-    return shown_name(name).partition("@")[0].removesuffix(f":{reference.tag}"), tag
+def _fits(row: _Row, pattern: str) -> bool:
+    """Whether a name fits a pattern with ``*``, in familiar or in full form, with the tag or without it."""
+    if row.name is None:
+        return False
+    full = row.name.name
+    spellings = (row.repository, f"{row.repository}:{row.tag}", full, full.removesuffix(f":{row.tag}"))
+    return any(fnmatchcase(text, pattern) for text in spellings)
 
 
 def _table(rows: list[_Row], options: argparse.Namespace) -> str:
     now = datetime.now(UTC)
-    header = ["REPOSITORY", "TAG", *(["DIGEST"] if options.digests else []), "IMAGE ID", "CREATED", "SIZE"]
+    header = ["REPOSITORY", "TAG", *(["DIGEST"] if options.digests else []), "IMAGE ID", "CREATED", "SIZE", "UNIQUE"]
     cells = (
         [
             row.repository,
             row.tag,
-            *([row.image.index_digest or row.image.digest] if options.digests else []),
+            *([row.image.index or row.image.digest] if options.digests else []),
             _id(row.image.digest, options),
             since(row.image.created, now),
             size(row.image.size),
+            size(row.image.unique),
         ]
         for row in rows
     )
@@ -93,9 +110,12 @@ def _document(row: _Row) -> dict[str, object]:
         "tag": row.tag if row.tag != NO_NAME else None,
         "stack": row.name.stack if row.name else "",
         "kind": row.name.kind if row.name else None,
-        "index": row.image.index_digest,
-        "platform": str(row.image.platform),
+        "index": row.image.index,
+        "platform": row.image.platform,
         "created": row.image.created or None,
         "fetched_at": row.image.fetched_at,
         "size": row.image.size,
+        "shared": row.image.size - row.image.unique,
+        "unique": row.image.unique,
+        "compressed": row.image.compressed,
     }

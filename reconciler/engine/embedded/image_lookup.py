@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from reconciler.engine.embedded.state import State
 
 _ENTRY = "image/"
+_FAMILIAR = "docker.io/"
 NO_NAME = "<none>"
 
 
@@ -42,6 +43,19 @@ def find_image(state: State, wanted: str) -> FoundImage:
 def shown_name(name: Name) -> str:
     """A name as people write it: ``debian:bookworm``, or ``shop/base`` for the entry of a stack."""
     return name.name.removeprefix(_ENTRY) if name.kind == "entry" else Reference.parse(name.name).familiar
+
+
+def split_name(name: str, kind: str) -> tuple[str, str]:
+    """A stored name as people write it, and its tag apart: ``("debian", "bookworm")``, ``("shop/base", "")``."""
+    if kind == "entry":
+        return name.removeprefix(_ENTRY), ""
+    repository, colon, tag = name.rpartition(":")
+    if not colon or "@" in name or name.startswith(_FAMILIAR):
+        # Only here may the familiar form be another: parsing thousands of names would take longer than all the rest.
+        reference = Reference.parse(name)
+        tag = reference.tag or ""
+        return reference.familiar.partition("@")[0].removesuffix(f":{tag}"), tag
+    return repository, tag
 
 
 def _spellings(wanted: str) -> list[str]:
