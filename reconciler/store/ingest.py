@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from reconciler.store.arrival import Arrival
+
 _CHUNK = 1 << 20
 NEW = "new-"
 
@@ -95,6 +97,7 @@ class Ingest(_Partial):
         self._target = target
         self._digest = digest
         self._size = size
+        self._arrival: Arrival | None = None
         self.present = descriptor is None
         """The blob is in the store already: there is nothing to write, nor to commit."""
 
@@ -123,6 +126,14 @@ class Ingest(_Partial):
             self.discard()
             raise IntegrityError(f"blob {self._digest} is longer than the {self._size} bytes promised")
         super().write(chunk)
+        if self._arrival is not None:
+            self._arrival.grow()
+
+    def follow(self, arrival: Arrival) -> None:
+        """Lets ``arrival`` know from now on what is in the file, of which nothing is verified until it is complete."""
+        with durable.guarded("read", self._path):
+            arrival.begin(self._path)
+        self._arrival = arrival
 
     def digest(self) -> Digest:
         """The digest of the bytes written so far."""
@@ -130,6 +141,8 @@ class Ingest(_Partial):
 
     def restart(self) -> None:
         """Forgets what is there and starts at offset 0, as when a server does not serve ranges."""
+        if self._arrival is not None:
+            self._arrival.restart()
         try:
             durable.truncate(self._file(), self._path, point="blob")
         except HostError:
@@ -153,6 +166,8 @@ class Ingest(_Partial):
         if found != self._digest.hex:
             self.discard()
             raise IntegrityError(f"blob {self._digest} has other bytes, with digest sha256:{found}")
+        if self._arrival is not None:
+            self._arrival.complete(self._file())
         self._publish(self._target)
         self.present = True
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import NotFoundError
+from reconciler.linux import watch
 from reconciler.oci.digest import Digest
 from reconciler.store import file_list
 from reconciler.store.limits import DEFAULTS, Limits
@@ -98,7 +99,8 @@ class Layers:
         """Starts the processes that unpack an image, for ``unpacking`` to use: they take a while to be ready."""
         from reconciler.store.workers import Workers
 
-        return Workers().start()
+        workers = Workers()
+        return workers if watch.active() else workers.start()
 
     def unpacking(self, diff_ids: Sequence[Digest], workers: Workers | None = None) -> Unpacking:
         """Begins to unpack what is missing of an image (diff IDs lowest first). Use it as a context manager.

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import astuple
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from reconciler import errors, log
@@ -18,7 +19,6 @@ from reconciler.store.worker_messages import MESSAGE, Unpacked, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
     from types import TracebackType
 
     from reconciler.store.limits import Limits
@@ -51,7 +51,7 @@ class Workers:
         try:
             self._process = subprocess.Popen(
                 # Lean: no site directory is looked through, and nothing of the environment has a say.
-                [sys.executable, "-I", "-S", "-c", _CODE.format([path for path in sys.path if path], theirs)],
+                [sys.executable, "-I", "-S", "-c", _CODE.format(_library(), theirs)],
                 pass_fds=theirs,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -125,6 +125,11 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _library() -> list[str]:
+    """Where this process imports from, wherever it was started."""
+    return [str(Path(errors.__file__).parent.parent), *filter(None, sys.path)]
 
 
 def _send_lower(channel: socket.socket, lowers: Iterator[Path]) -> None:

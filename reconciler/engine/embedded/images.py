@@ -29,7 +29,9 @@ from reconciler.store.unpacking import Unpacking
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
+    from reconciler.store.arrival import Arrival
     from reconciler.store.image_archive import ArchivedImage
+    from reconciler.store.workers import Workers
 
 ItemProgress = Callable[[str, str, int, int | None], None]
 """What, its state, bytes done, bytes in all."""
@@ -71,7 +73,10 @@ class Images:
         if known is not None and self.complete(known) and (index is None or self._state.content.has(index)):
             check_platform(reference, wanted, known.platform)
             return known, 0
-        with self._state.leases.take(f"pull {reference.familiar}", [digest]) as lease:
+        with (
+            self._state.leases.take(f"pull {reference.familiar}", [digest]) as lease,
+            self._state.layers.workers() as workers,
+        ):
             data = self._manifests.get(client, reference, digest)
             manifest = _image_manifest(data, reference)
             lease.add(blob.digest for blob in manifest.blobs)
@@ -85,7 +90,7 @@ class Images:
             check_platform(reference, wanted, config.platform)
             _check_entry(index_data, digest, config)
             _check_layers(manifest, config)
-            fetched += self._layers(client, reference, manifest, config, lease, progress)
+            fetched += self._layers(client, reference, manifest, config, lease, progress, workers)
             with self._state.database.transaction():
                 record = self._record(digest, manifest, config, index)
                 self._state.images.add_repository(digest, reference.name)
@@ -99,14 +104,18 @@ class Images:
         config: ImageConfig,
         lease: Lease,
         progress: ItemProgress,
+        workers: Workers,
     ) -> int:
         lease.add(chain_ids(config.diff_ids))
-        with self._state.layers.unpacking(config.diff_ids) as unpacking:
+        with self._state.layers.unpacking(config.diff_ids, workers) as unpacking:
             jobs = [
                 self._transfers.submit(self._layer, client, reference, layer, at, unpacking, progress)
                 for at, layer in enumerate(manifest.layers)
             ]
             fetched = _all(jobs, unpacking)
+            for at in unpacking.missing:
+                unpacking.wait(at)
+                progress(manifest.layers[at].digest.short, "done", manifest.layers[at].size, manifest.layers[at].size)
             unpacking.publish()
         return fetched
 
@@ -119,22 +128,31 @@ class Images:
         unpacking: Unpacking,
         progress: ItemProgress,
     ) -> int:
-        try:
+        """Fetches one layer, whose unpack follows. It may go on when this returns."""
+        if at not in unpacking.missing:
             fetched = self._fetch(client, reference, layer, progress)
-            if at in unpacking.missing:
-                progress(layer.digest.short, "extracting", 0, layer.size)
-                with self._state.content.open(layer.digest) as source:
-                    unpacking.unpack(at, source, layer.digest)
+            progress(layer.digest.short, "done" if fetched else "already exists", layer.size, layer.size)
+            return fetched
+        try:
+            arrival = unpacking.arrival(at, layer.digest)
+            fetched = self._fetch(client, reference, layer, progress, arrival)
+            with self._state.content.open(layer.digest) as blob:
+                arrival.complete(blob.fileno())
         except BaseException as error:
             unpacking.abandon(error)
             raise
-        progress(layer.digest.short, "done" if fetched else "already exists", layer.size, layer.size)
+        progress(layer.digest.short, "extracting", 0, layer.size)
         return fetched
 
     def _fetch(
-        self, client: RegistryClient, reference: Reference, descriptor: Descriptor, progress: ItemProgress
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        descriptor: Descriptor,
+        progress: ItemProgress,
+        arrival: Arrival | None = None,
     ) -> int:
-        """Fetches one blob unless it is there; the bytes that came over the network."""
+        """Fetches one blob unless it is there; the bytes that came over the network. ``arrival`` may follow it."""
         fetched = 0
 
         def count(more: int) -> None:
@@ -148,6 +166,8 @@ class Images:
                 ingest.write(descriptor.data)
                 ingest.commit()
             elif not ingest.present:
+                if arrival is not None:
+                    ingest.follow(arrival)
                 client.blob(reference, descriptor, ingest, count)
                 ingest.commit()
         return fetched
