@@ -36,12 +36,15 @@ def _look(verbs: Any) -> None:
 
     history = verbs.add_parser("history", help="how an image came to be", allow_abbrev=False)
     history.add_argument("name", metavar="NAME")
+    history.add_argument("-q", "--quiet", action="store_true", help="ids alone")
     history.add_argument("--no-trunc", action="store_true", help="whole ids and commands")
     history.add_argument("-o", "--output", choices=("text", "json"), default="text")
     history.set_defaults(run=command("image_history"))
 
     inspect = verbs.add_parser("inspect", help="all about images, as JSON", allow_abbrev=False)
     inspect.add_argument("names", nargs="+", metavar="NAME")
+    inspect.add_argument("--oci", action="store_true", help="with the manifest, the config and the index")
+    inspect.add_argument("--raw", choices=("manifest", "config", "index"), help="the bytes of that document alone")
     inspect.set_defaults(run=command("image_inspect"))
 
 

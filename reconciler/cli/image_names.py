@@ -36,7 +36,7 @@ def remove(context: Context, options: argparse.Namespace) -> int:
         removed = ImageRemoval(engine.writer()).remove(options.names, force=options.force)
     for name in removed.names:
         context.print(f"Untagged: {printable(name)}")
-    for digest in removed.images:
+    for digest in (*removed.images, *removed.layers):
         context.print(f"Deleted: {digest}")
     for digest in removed.kept:
         context.note(f"{digest} stays: a container or a generation that can be rolled back to needs it")

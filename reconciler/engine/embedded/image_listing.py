@@ -61,7 +61,10 @@ def list_images(root: Path, *, sizes: bool) -> list[ListedImage]:
 
 
 def _list(database: ReadOnlyDatabase, *, sizes: bool) -> list[ListedImage]:
-    rows = database.query("SELECT * FROM images ORDER BY fetched_at DESC, digest")
+    # Sorted here: SQLite would carry the long list of layers through its sorter.
+    layers = "config_digest, config_size, layers" if sizes else "1"
+    columns = f"digest, index_digest, platform, created, fetched_at, size, {layers}"
+    rows = sorted(database.query(f"SELECT {columns} FROM images"), key=lambda row: row["fetched_at"], reverse=True)
     names: dict[str, list[ListedName]] = {}
     for row in database.query("SELECT name, digest, kind, stack FROM names ORDER BY name"):
         names.setdefault(row["digest"], []).append(ListedName(row["name"], row["kind"], row["stack"]))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reconciler.engine.embedded.collect import Collection
+from reconciler.engine.embedded.collect import Collection, Item
 from reconciler.engine.embedded.image_lookup import FoundImage, find_image, shown_name
 from reconciler.errors import ConflictError
 from reconciler.oci.digest import Digest
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """``names`` are as shown; ``kept`` are images that lost their last name and stay, since something needs them."""
+    """``names`` are as shown; ``layers`` are the chain IDs of those that went, top first, image by image.
+
+    ``kept`` are images that lost their last name and stay, since something needs them.
+    """
 
     names: tuple[str, ...]
     images: tuple[Digest, ...]
+    layers: tuple[Digest, ...]
     kept: tuple[Digest, ...]
     freed: int
 
@@ -57,12 +61,14 @@ class ImageRemoval:
                     self._state.names.remove(name.name)
         nameless = [item.record for item in doomed if not self._state.names.list(digest=item.record.digest)]
         freed = self._free(nameless)
+        ids = {item.id for item in freed}
         gone = tuple(record.digest for record in nameless if self._state.images.get(record.digest) is None)
         return Removed(
             names=tuple(shown_name(name) for item in doomed for name in item.names),
             images=gone,
+            layers=tuple(dict.fromkeys(chain for record in nameless for chain in _freed_layers(record, ids))),
             kept=tuple(record.digest for record in nameless if record.digest not in gone),
-            freed=freed,
+            freed=sum(item.size for item in freed),
         )
 
     def _doomed(self, found: Sequence[FoundImage], *, force: bool) -> list[_Doomed]:
@@ -107,11 +113,14 @@ class ImageRemoval:
                 hint="remove the container first, or use --force",
             )
 
-    def _free(self, records: Sequence[ImageRecord]) -> int:
-        if not records:
-            return 0
-        freed = Collection(self._machinery).collect_images(record.digest for record in records)
-        return sum(item.size for item in freed)
+    def _free(self, records: Sequence[ImageRecord]) -> list[Item]:
+        return Collection(self._machinery).collect_images(record.digest for record in records) if records else []
+
+
+def _freed_layers(record: ImageRecord, freed: Container[str]) -> list[Digest]:
+    """The layers of an image that went with it, top first: unpacked, or packed where they never were unpacked."""
+    layers = zip(record.chain_ids, record.layers, strict=True)
+    return [chain for chain, layer in layers if chain.hex in freed or layer.digest in freed][::-1]
 
 
 def _check_owner(name: Name) -> None:

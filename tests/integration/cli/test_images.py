@@ -60,11 +60,12 @@ def test_pushing_what_was_tagged(host: Host, image: str, registry: RegistryServe
 
 def test_removing_the_last_name_frees_the_bytes(host: Host, image: str) -> None:
     host.run("image", "tag", image, "tools:1")
-    digest = host.run("image", "inspect", image).json[0]["Id"]
+    seen = host.run("image", "inspect", image).json[0]
     first = host.run("image", "rm", image)
     assert first.out == f"Untagged: {image}\n"
     last = host.run("image", "rm", "tools:1")
-    assert last.out == f"Untagged: tools:1\nDeleted: {digest}\n"
+    (layer,) = seen["RootFS"]["Layers"]  # the chain ID of a lowest layer is its diff ID
+    assert last.out == f"Untagged: tools:1\nDeleted: {seen['Id']}\nDeleted: {layer}\n"
     assert listed(host) == []
     assert blobs(host) == 0
     assert list((host.root / "layers").iterdir()) == []
