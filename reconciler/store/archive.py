@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from reconciler.store.sparse import Sparse
 
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
 _MAX_SIZE = 1 << 63
+_TYPE_BITS = 0o170000
 
 
 class Kind(Enum):
@@ -51,7 +54,7 @@ class Entry(NamedTuple):
     mtime: int = 0
     link: bytes = b""
     device: tuple[int, int] = (0, 0)
-    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    xattrs: Xattrs = ()
     offset: int = 0
     sparse: Sparse | None = None
 
@@ -231,7 +234,8 @@ class ArchiveReader:
         if kind is Kind.FILE and holes is None and flag != b"7" and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # v7 had no type for it
         link = records.get(b"linkpath") or long_link or text(link)
-        self._check_names(name, link, start)
+        xattrs = pax.xattrs(records) if records else ()
+        self._check_names(name, link, xattrs, start)
         is_device = kind in (Kind.CHARACTER, Kind.BLOCK_DEVICE)
         return Entry(
             name=name,
@@ -247,13 +251,13 @@ class ArchiveReader:
             mtime=_time(records, mtime, start),
             link=link,
             device=(number(major, "major", start), number(minor, "minor", start)) if is_device else (0, 0),
-            xattrs=pax.xattrs(records) if records else (),
+            xattrs=xattrs,
             offset=start,
             sparse=holes,
         )
 
-    def _check_names(self, name: bytes, link: bytes, start: int) -> None:
-        if not name or b"\0" in name or b"\0" in link:
+    def _check_names(self, name: bytes, link: bytes, xattrs: Xattrs, start: int) -> None:
+        if not name or b"\0" in name or b"\0" in link or any(b"\0" in key for key, _ in xattrs):
             raise InvalidError(f"the entry at byte {start} has an empty name or one with a NUL byte")
         depth = max(name.count(b"/"), link.count(b"/"))
         if depth > self._limits.path_depth:
@@ -269,7 +273,7 @@ def _kind(flag: bytes, mode: int, records: pax.Records, start: int) -> Kind:
     if kind is None:
         raise InvalidError(f"the entry at byte {start} has the unsupported type {flag!r}")
     # No standard has a type for sockets. Old writers stored the whole mode of the file; star says it in a record.
-    if kind is Kind.FILE and (stat.S_IFMT(mode) == stat.S_IFSOCK or records.get(b"SCHILY.filetype") == b"socket"):
+    if kind is Kind.FILE and (mode & _TYPE_BITS == stat.S_IFSOCK or records.get(b"SCHILY.filetype") == b"socket"):
         return Kind.SOCKET
     return kind
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 from collections import deque
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from reconciler.errors import InvalidError
 from reconciler.store import whiteout
+from reconciler.store.emptying import empty_directory, entries
 from reconciler.store.file_list import RecordedKind
+from reconciler.store.limits import DEFAULTS, Limits
 from reconciler.store.xattrs import set_xattrs
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as the kernel's, path_resolution(7)
 _MAX_OPEN = 64
+# On a directory that only whiteouts needed so far. Of overlayfs's namespace, so no archive can set it.
+_BORROWED = "trusted.overlay.borrowed"
 _KIND_DIRECTORY = RecordedKind.DIRECTORY.value
 _KIND_WHITEOUT = RecordedKind.WHITEOUT.value
 _KIND_OPAQUE = RecordedKind.OPAQUE.value
@@ -49,13 +52,15 @@ class Directory:
     """An open directory of the layer. ``parts`` is its real path from the layer's root, free of links.
 
     ``hides``: nothing of the layers below shows in it. ``plain``: what is made in it gets the mode and owner that its
-    maker asks for, since it has no set-group-id bit and no default access list.
+    maker asks for, since it has no set-group-id bit and no default access list. ``borrowed``: it is here only to hold
+    whiteouts, and goes when what it was copied from is hidden.
     """
 
     handle: int
     parts: PathParts
     hides: bool = False
     plain: bool = False
+    borrowed: bool = False
 
     def path(self, *names: bytes) -> bytes:
         """The path of it, or of something in it, from the layer's root."""
@@ -74,15 +79,18 @@ class LayerTree:
     nothing here grows with their number.
     """
 
-    def __init__(self, root: int, below: Callable[[], LowerLayers], files: FileListWriter) -> None:
+    def __init__(
+        self, root: int, below: Callable[[], LowerLayers], files: FileListWriter, limits: Limits = DEFAULTS
+    ) -> None:
         self.root = Directory(root, ())
         self._below = below
         self._files = files
+        self._limits = limits
         # Only real directories are remembered, under their real path, and any removal forgets them all: what is
         # remembered can therefore not have become a link.
         self._open: dict[PathParts, Directory] = {(): self.root}
         self._root_is_set = False
-        self._has_whiteouts = False
+        self._has_whiteouts = self._has_borrowed = False
 
     def close(self) -> None:
         """Closes what was opened here; the root's descriptor stays its owner's."""
@@ -96,14 +104,14 @@ class LayerTree:
 
         Raises ``InvalidError`` when something else is in the way.
         """
-        if (known := self._open.get(parts)) is not None:
+        if (known := self._open.get(parts)) is not None and not known.borrowed:
             return known
         found = self._walk(parts, required=True)
         assert found is not None
         return found
 
     def find(self, parts: PathParts) -> Directory | None:
-        """The directory at a path if this layer or one below shows one there (made here in the latter case)."""
+        """The directory at a path if this layer or one below shows one there (borrowed in the latter case)."""
         return self._walk(parts, required=False)
 
     def remove(self, parent: Directory, name: bytes) -> None:
@@ -122,6 +130,8 @@ class LayerTree:
 
     def make(self, parent: Directory, name: bytes, *, opaque: bool = False) -> Directory:
         """Makes one directory, for the caller to give its attributes with ``set_attributes``."""
+        if len(parent.parts) > self._limits.path_depth:  # links can lead deeper than any one path
+            raise self._limits.exceeded("path_depth", f"the layer has {len(parent.parts)} directories in one another")
         os.mkdir(name, 0o700, dir_fd=parent.handle)
         handle = os.open(name, _DIRECTORY, dir_fd=parent.handle)
         if opaque:
@@ -148,6 +158,9 @@ class LayerTree:
 
     def hide_below(self, directory: Directory) -> None:
         """Makes a directory opaque: of what it shows, only this layer's part stays. Closes what was opened."""
+        if self._has_borrowed:
+            self._give_back(directory.parts)
+            directory = self.directory(directory.parts)
         # overlayfs does not look for the mark on the root of a layer: finish() does that one name by name.
         if directory.parts:
             os.setxattr(directory.handle, whiteout.OPAQUE_XATTR, whiteout.OPAQUE_VALUE)
@@ -157,7 +170,16 @@ class LayerTree:
         self.close()
 
     def white_out(self, parent: Directory, name: bytes) -> None:
-        """Hides one name of the layers below, if they show it. The name must be free in this layer."""
+        """Hides one name of the layers below, if they show it: what this layer has itself stays (layer.md)."""
+        status = status_of(parent, name)
+        if status is not None:
+            own = self._existing((*parent.parts, name)) if stat.S_ISDIR(status.st_mode) else None
+            if own is None:
+                return
+            if not own.borrowed:
+                self.hide_below(own)
+                return
+            parent = self._remove_borrowed(parent.parts, name)
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent.handle)
         self._files.add(parent.path(name), _KIND_WHITEOUT)
         self._has_whiteouts = True
@@ -178,6 +200,9 @@ class LayerTree:
             elif (parent := self._existing(tuple(above))) is not None:
                 status = status_of(parent, name)
                 if status is not None and stat.S_ISDIR(status.st_mode):
+                    if self._has_borrowed:
+                        self._own(self._existing((*above, name)))
+                        parent = self._existing(tuple(above)) or parent
                     os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent.handle, follow_symlinks=False)
 
     def _remove_needless_whiteouts(self) -> None:
@@ -195,11 +220,37 @@ class LayerTree:
 
     def _hide_below_root(self) -> None:
         for name in sorted(self._below().names(())):
-            status = status_of(self.root, name)
-            if status is None:
-                self.white_out(self.root, name)
-            elif stat.S_ISDIR(status.st_mode):
-                self.hide_below(self.directory((name,)))
+            self.white_out(self.root, name)
+
+    def _give_back(self, parts: PathParts) -> None:
+        """Removes what is only borrowed from a directory that is about to hide what it was borrowed from."""
+        pending = [parts]
+        while pending:
+            place = pending.pop()
+            directory = self._existing(place)
+            assert directory is not None
+            for name, is_directory in entries(directory.handle):
+                inner = self._existing((*place, name)) if is_directory else None
+                if inner is not None and inner.borrowed:
+                    self._remove_borrowed(place, name)
+                elif inner is not None:
+                    pending.append(inner.parts)
+
+    def _remove_borrowed(self, parts: PathParts, name: bytes) -> Directory:
+        """Removes a borrowed directory; the one that it was in, open again."""
+        parent = self._existing(parts)
+        assert parent is not None
+        self._files.add(parent.path(name), _KIND_REMOVED)
+        self.remove(parent, name)
+        parent = self._existing(parts)
+        assert parent is not None
+        return parent
+
+    def _own(self, directory: Directory | None) -> None:
+        """Makes a borrowed directory the layer's own."""
+        if directory is not None and directory.borrowed:
+            os.removexattr(directory.handle, _BORROWED)
+            directory.borrowed = False
 
     def _existing(self, parts: PathParts) -> Directory | None:
         """The directory at a real path, if this layer has one there: nothing is made and no link followed."""
@@ -221,6 +272,8 @@ class LayerTree:
         known = len(parts)
         while parts[:known] not in self._open:
             known -= 1
+        if required and self._open[parts[:known]].borrowed:
+            known = 0
         current = self._open[parts[:known]]
         pending = deque(parts[known:])
         links = 0
@@ -230,13 +283,15 @@ class LayerTree:
                 continue
             if name == b"..":
                 # The real path of the parent has no links: this walks straight down, once.
-                current = self.directory(current.parts[:-1])
+                current = self._existing(current.parts[:-1]) or self.root
                 continue
             step = self._step(current, name, required=required)
             if step is None:
                 return None
             if isinstance(step, Directory):
                 current = step
+                if required:
+                    self._own(current)
                 continue
             links += 1
             if links > _MAX_LINKS:
@@ -278,6 +333,9 @@ class LayerTree:
             return None
         made = self.make(parent, name)
         self._adopt(made, below if below is not None and below.is_directory else None)
+        if not required:
+            os.setxattr(made.handle, _BORROWED, b"")
+            made.borrowed = self._has_borrowed = True
         return made
 
     def _adopt(self, directory: Directory, below: Found | None) -> None:
@@ -296,7 +354,7 @@ class LayerTree:
         plain = not keys and not os.fstat(handle).st_mode & stat.S_ISGID
         if len(self._open) >= _MAX_OPEN:
             self.close()
-        directory = Directory(handle, (*parent.parts, name), hides, plain)
+        directory = Directory(handle, (*parent.parts, name), hides, plain, _BORROWED in keys)
         self._open[directory.parts] = directory
         return directory
 
@@ -313,49 +371,3 @@ def shown(parts: PathParts) -> str:
     """A path of the archive for a message: printable whatever its bytes."""
     text = ascii(os.fsdecode(b"/" + b"/".join(parts)))[1:-1]
     return text if len(text) <= 200 else text[:200] + "..."
-
-
-def empty_directory(directory: int) -> None:
-    """Removes everything inside a directory. Raises ``OSError``; ``EBUSY`` stands for a mount.
-
-    Subdirectories are first moved up into ``directory`` itself and emptied there, so that no depth of nesting costs
-    descriptors, stack or path length.
-    """
-    names = (f".removing-{number}".encode() for number in itertools.count())
-    doomed: list[bytes] = []
-
-    def clear(handle: int) -> None:
-        for entry in _entries(handle):
-            name, is_directory = entry
-            if not is_directory:
-                os.unlink(name, dir_fd=handle)
-                continue
-            target = next(names)
-            while _exists(target, directory):
-                target = next(names)
-            os.rename(name, target, src_dir_fd=handle, dst_dir_fd=directory)
-            doomed.append(target)
-
-    clear(directory)
-    while doomed:
-        name = doomed.pop()
-        child = os.open(name, _DIRECTORY, dir_fd=directory)
-        try:
-            clear(child)
-        finally:
-            os.close(child)
-        os.rmdir(name, dir_fd=directory)
-
-
-def _entries(directory: int) -> list[tuple[bytes, bool]]:
-    # scandir on a descriptor gives text; surrogateescape brings every name back to its bytes.
-    with os.scandir(directory) as entries:
-        return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
-
-
-def _exists(name: bytes, directory: int) -> bool:
-    try:
-        os.lstat(name, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    return True

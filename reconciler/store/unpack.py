@@ -77,7 +77,7 @@ def extract(
             files = os.memfd_create("files")
             opened.callback(os.close, files)
         recorded = FileListWriter(files)
-        tree = LayerTree(root, below, recorded)
+        tree = LayerTree(root, below, recorded, limits)
         opened.callback(tree.close)
         extracted = _Extraction(tree, recorded, is_confined=confined is not None).run(
             ArchiveReader(Source(chunks), limits)
@@ -259,14 +259,8 @@ class _Extraction:
         if name in (b"", b".", b"..") or name.startswith(whiteout.PREFIX):
             raise InvalidError(f"{shown(parts)} is not a whiteout of anything")
         parent = self._tree.find(tuple(above))
-        if parent is None:
-            return
-        status = status_of(parent, name)
-        if status is None:
+        if parent is not None:
             self._tree.white_out(parent, name)
-        elif stat.S_ISDIR(status.st_mode):
-            # A whiteout only concerns the layers below (layer.md): this layer's own directory stays.
-            self._tree.hide_below(self._tree.directory((*parent.parts, name)))
 
     def _by_name(self, parent: Directory, name: bytes) -> bytes:
         """A path of something just made, for the calls that Python offers no directory descriptor for."""

@@ -26,7 +26,7 @@ from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
 from reconciler.store import ingest
 from reconciler.store.arrival import Arrival, Attempt
-from reconciler.store.layer_tree import empty_directory
+from reconciler.store.emptying import empty_directory
 from reconciler.store.layers import Layer
 from reconciler.store.worker_messages import Descriptors, Unpacked
 

@@ -394,11 +394,17 @@ def test_a_record_without_a_value_is_one() -> None:
     assert one(extended(b"5 a=\n", b"x") + FILE + END).name == b"f"
 
 
+def test_only_the_permission_bits_of_a_mode_count() -> None:
+    for mode, bits in ((0o100644, 0o644), (0o7777777, 0o7777), (-1, 0o7777), (1 << 50, 0)):
+        assert one(file(b"f", mode=mode) + END).mode == bits
+
+
 def test_names_that_are_empty_or_have_a_nul_are_refused() -> None:
     for data in (
         file(b""),
         pax((b"path", b"a\0b")) + FILE,
         pax((b"linkpath", b"a\0b")) + archives.symlink(b"s", b"t"),
+        pax((b"SCHILY.xattr.user.a\0b", b"v")) + FILE,
     ):
         with pytest.raises(InvalidError, match="empty name or one with a NUL"):
             read(data + END)

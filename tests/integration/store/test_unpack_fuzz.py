@@ -1,0 +1,144 @@
+"""Random layers, whole and bent, given to the extractor and to the layer rules: both must come to the same.
+
+``--fuzz-seed=N`` makes one case again; ``--hypothesis-profile=long`` goes on for an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import ReconcilerError
+from reconciler.linux import mounts
+from reconciler.linux.tree import remove_tree
+from reconciler.store.limits import Limits
+from reconciler.store.lower import LowerLayers
+from reconciler.store.unpack import extract
+from reconciler.testing import archive_fuzz, layer_rules, tar_rules, trees
+
+pytestmark = pytest.mark.root
+
+DESCRIPTORS = Path("/proc/self/fd")
+
+SECONDS, LONG_SECONDS = 40, 3600
+LIMITS = Limits(file_bytes=tar_rules.MOST["file"])
+
+
+@dataclass
+class Bench:
+    """Where cases are unpacked, and beside it what none of them may touch."""
+
+    place: Path
+
+    @property
+    def outside(self) -> Path:
+        return self.place / "outside"
+
+    def prepare(self) -> None:
+        self.outside.mkdir()
+        (self.outside / "secret").write_text("secret")
+        (self.outside / "directory").mkdir(0o711)
+        (self.outside / "link").symlink_to("secret")
+        (self.place / "empty").mkdir()
+        (self.place / "mounted").mkdir()
+
+    def untouched(self) -> object:
+        paths = [self.place, *sorted(self.outside.rglob("*")), self.outside]
+        fields = ("st_mode", "st_uid", "st_gid", "st_size", "st_nlink", "st_mtime_ns", "st_ino", "st_ctime_ns")
+        listed = sorted(path.name for path in self.place.iterdir())
+        return listed, [[getattr(path.lstat(), field) for field in fields] for path in paths[1:]]
+
+    def merged(self, layers: list[Path]) -> trees.Tree:
+        """What a container would see of layers, lowest first."""
+        target = self.place / "mounted"
+        mounts.mount(mounts.Overlay((*reversed(layers), self.place / "empty"), None, None, target))
+        try:
+            return trees.found(os.fsencode(target))
+        finally:
+            mounts.unmount(target)
+
+    def case(self, seed: int) -> int:
+        """One case; how many layers both accepted. Fails with what differs."""
+        work = self.place / "work"
+        work.mkdir()
+        before = self.untouched()
+        done: list[Path] = []
+        tree: layer_rules.Node | None = None
+        try:
+            for number, data in enumerate(archive_fuzz.layers(seed, os.fsencode(self.outside))):
+                layer = work / f"{number}"
+                layer.mkdir(0o700)
+                wanted, refused = ruled(tree, data)
+                failure = unpacked(data, layer, done)
+                assert before == self.untouched(), f"layer {number} reached outside"
+                assert (failure is None) == (wanted is not None), f"layer {number}: {failure!r}, by the rules {refused}"
+                if wanted is None:
+                    break
+                tree = wanted
+                done.append(layer)
+            if tree is not None:
+                compare(trees.expected(tree), self.merged(done))
+        finally:
+            remove_tree(work, point="test")
+        return len(done)
+
+
+def ruled(tree: layer_rules.Node | None, data: bytes) -> tuple[layer_rules.Node | None, object]:
+    try:
+        return layer_rules.apply(tree, tar_rules.members(data)), None
+    except tar_rules.Refused as refused:
+        return None, refused
+
+
+def unpacked(data: bytes, layer: Path, below: list[Path]) -> ReconcilerError | None:
+    chunks = (data[at : at + 3000] for at in range(0, len(data), 3000))
+    try:
+        extract(chunks, layer, lambda: LowerLayers(below[::-1]), limits=LIMITS)
+    except ReconcilerError as error:
+        return error
+    return None
+
+
+def compare(wanted: trees.Tree, found: trees.Tree) -> None:
+    for path in sorted(wanted.keys() | found.keys()):
+        assert wanted.get(path) == found.get(path), f"{path!r} is {found.get(path)}, by the rules {wanted.get(path)}"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    place = tmp_path / "bench"
+    place.mkdir()
+    os.system(f"mount -t tmpfs -o size=512m tmpfs {place}")
+    made = Bench(place)
+    made.prepare()
+    yield made
+    mounts.unmount(place)
+
+
+@pytest.mark.timeout(2 * LONG_SECONDS)
+def test_the_extractor_and_the_rules_agree(
+    bench: Bench, long_run: bool, pytestconfig: pytest.Config, say: Callable[[str], None]
+) -> None:
+    if (given := pytestconfig.getoption("--fuzz-seed")) is not None:
+        bench.case(given)
+        return
+    first = random.SystemRandom().randrange(1 << 40)
+    end = time.monotonic() + (LONG_SECONDS if long_run else SECONDS)
+    descriptors = len(list(DESCRIPTORS.iterdir()))
+    cases = layers = 0
+    while time.monotonic() < end:
+        try:
+            layers += bench.case(first + cases)
+        except BaseException:
+            say(f"archives: make what failed again with --fuzz-seed={first + cases}")
+            raise
+        cases += 1
+    say(f"archives: {cases} random stacks of layers, {layers} layers accepted, seeds from {first}")
+    assert layers > cases / 4, "hardly anything was accepted: the generator does not test much"
+    assert len(list(DESCRIPTORS.iterdir())) == descriptors
