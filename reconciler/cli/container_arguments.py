@@ -113,9 +113,25 @@ def _inside(verbs: Any) -> None:
     commit = verbs.add_parser("commit", help="make an image of a container", allow_abbrev=False)
     commit.add_argument("-a", "--author", default="", metavar="NAME")
     commit.add_argument("-m", "--message", default="", metavar="TEXT")
+    commit.add_argument(
+        "-c",
+        "--change",
+        action="append",
+        default=[],
+        metavar="INSTRUCTION",
+        help="""such as 'CMD ["sh"]' or 'ENV K=V'""",
+    )
+    commit.add_argument(
+        "-p", "--pause", choices=("true", "false"), default="true", help="keep it still meanwhile (default: true)"
+    )
     commit.add_argument("name", metavar="NAME")
     commit.add_argument("reference", nargs="?", metavar="REFERENCE")
     commit.set_defaults(run=command("container_commit"))
+
+    diff = verbs.add_parser("diff", help="what a container changed of its image", allow_abbrev=False)
+    diff.add_argument("name", metavar="NAME")
+    diff.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    diff.set_defaults(run=command("container_diff"))
 
 
 def _names(parser: Parser) -> None:

@@ -47,6 +47,12 @@ def _look(verbs: Any) -> None:
     inspect.add_argument("--raw", choices=("manifest", "config", "index"), help="the bytes of that document alone")
     inspect.set_defaults(run=command("image_inspect"))
 
+    diff = verbs.add_parser("diff", help="how two images differ: layers and files", allow_abbrev=False)
+    diff.add_argument("first", metavar="NAME")
+    diff.add_argument("second", metavar="NAME")
+    diff.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    diff.set_defaults(run=command("image_diff"))
+
 
 def _transfer(verbs: Any) -> None:
     pull = verbs.add_parser("pull", help="fetch an image", allow_abbrev=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,32 @@ class Cgroups:
         if self.unified:
             return _counters(self.directory(group, "freezer") / "cgroup.events").get("frozen", 0) == 1
         return _text(self.directory(group, "freezer") / "freezer.state").strip() in ("FROZEN", "FREEZING")
+
+    def freeze(self, group: str, timeout: float) -> bool:
+        """Pauses the processes of ``group`` and waits up to ``timeout`` seconds until all of them are.
+
+        False when they cannot be paused, on this host or in that time: then they run on.
+        """
+        freezer = self.directory(group, "freezer")
+        path, value = (freezer / "cgroup.freeze", "1") if self.unified else (freezer / "freezer.state", "FROZEN")
+        deadline = time.monotonic() + timeout
+        try:
+            _write(path, value)
+            while not self._is_still(freezer):
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                time.sleep(0.001)
+                if not self.unified:
+                    _write(path, value)  # version 1 can miss a process that is being forked; runc asks again, too
+        except OSError:
+            self.thaw(group)
+            return False
+        return True
+
+    def _is_still(self, freezer: Path) -> bool:
+        if self.unified:
+            return _counters(freezer / "cgroup.events").get("frozen", 0) == 1
+        return _text(freezer / "freezer.state").strip() == "FROZEN"
 
     def thaw(self, group: str) -> None:
         """Lets the processes of ``group`` run on. Does nothing when the group is gone or not frozen."""

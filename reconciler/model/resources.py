@@ -83,7 +83,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanges:
-    """What an import or a commit sets in the image's config. ``None`` leaves the base's value."""
+    """What an import or a commit sets in the image's config. ``None`` leaves the base's value, ``()`` takes it away."""
 
     cmd: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
@@ -93,6 +93,7 @@ class ConfigChanges:
     stop_signal: str | None = None
     labels: Pairs = ()
     exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
 
 
 PullPolicy = Literal["missing", "always", "newer", "never"]

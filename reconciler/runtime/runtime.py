@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from reconciler.linux.cgroups import Cgroups
 from reconciler.linux.processes import ProcessId
 from reconciler.linux.tree import remove_tree
 from reconciler.runtime.conmon import ENVIRONMENT, Monitor, runtime_error
+from reconciler.runtime.pause import Pauses
 from reconciler.runtime.spec import DEFAULT_STOP_TIMEOUT, BundleSpec, ProcessSpec
 from reconciler.runtime.task import Status, Task, TaskState
 
@@ -57,6 +58,7 @@ class Runtime:
         self._conmon = conmon
         self._cgroups = cgroups or Cgroups()
         self._deadline = deadline
+        self._pauses = Pauses(run_dir / "paused", self._cgroups)
 
     def check(self) -> None:
         """Raises ``HostError`` when a program is missing or too old; logs a warning where fixes may be missing."""
@@ -185,6 +187,22 @@ class Runtime:
             return False
         self._cgroups.thaw(self.task(container).cgroup)
         return True
+
+    @contextmanager
+    def paused(self, container: str) -> Iterator[bool]:
+        """Keeps a running container still for the block. False in it when it runs on, as this host cannot pause it.
+
+        One that is paused already stays so afterwards. After a block that was killed, ``resume_left`` helps.
+        """
+        if self.state(container).status != "running":
+            yield True
+            return
+        with self._pauses.of(self.task(container)) as still:
+            yield still
+
+    def resume_left(self) -> list[str]:
+        """Lets those run on that a killed ``paused`` left, and says which. Nobody may be in one now."""
+        return self._pauses.end_left(self.task)
 
     def stop(
         self,

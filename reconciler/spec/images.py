@@ -164,6 +164,7 @@ def _config(build: Build, entry: Entry) -> ConfigChanges:
         config.stop_signal,
         pairs(config.labels),
         tuple(sorted(config.exposed_ports)),
+        tuple(sorted(config.volumes)),
     )
 
 

@@ -137,6 +137,9 @@ class ConfigChanges(Model):
     stop_signal: Signal | None = Field(default=None, description="The signal that asks to stop.")
     labels: Labels = Field(default_factory=dict, description="Labels to add.")
     exposed_ports: TextList = Field(default=(), description="Ports to note as exposed, such as `80/tcp`.")
+    volumes: tuple[ContainerPath, ...] = Field(
+        default=(), description="Directories for which each container gets a volume of its own."
+    )
 
 
 class Load(Model):

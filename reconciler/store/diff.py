@@ -71,6 +71,7 @@ def commit_layer(
     """
     hasher, gzip, archive = hashlib.sha256(), GzipWriter(), _Archive()
     batch = bytearray()
+
     def compress(data: bytes) -> None:
         write(gzip.compress(data))
 

@@ -94,20 +94,20 @@ def real_path(merged: Merged, parts: PathParts) -> PathParts:
 class Shortcuts:
     """Keeps paths within what the kernel takes, whatever the depth: a long one goes on from an open directory.
 
-    ``close`` ends the use of the paths given.
+    Equal paths stay equal. ``close`` ends the use of all that were given.
     """
 
     def __init__(self) -> None:
-        self._handles: list[int] = []
+        self._handles: dict[bytes, int] = {}
 
     def shortened(self, directory: bytes) -> bytes:
         """The same directory, by a path that has room for one more name."""
         if len(directory) < _LONG:
             return directory
-        handle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._handles.append(handle)
-        return b"/proc/self/fd/%d" % handle
+        if directory not in self._handles:
+            self._handles[directory] = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return b"/proc/self/fd/%d" % self._handles[directory]
 
     def close(self) -> None:
         while self._handles:
-            os.close(self._handles.pop())
+            os.close(self._handles.popitem()[1])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from reconciler.engine.embedded.container_mounts import ContainerMounts
@@ -139,7 +139,6 @@ class Containers:
             mounts = self._mounts.of(container, container_id, anonymous)
             hostname = container_id[:12]
             spec = StartSpec(process, mounts, hostname, container.mem_limit, container.init)
-            durable.write_file(directory / "spec.json", spec.to_json().encode(), point="container.spec")
             settings = Settings(
                 args=process.args,
                 hostname=hostname,
@@ -156,6 +155,8 @@ class Containers:
                 stubs=tuple(mount.target for mount in mounts),
             )
             row = ContainerRow(container_id, name, address, form, settings, image, time.time())
+            text = spec.to_json(row.to_record())
+            durable.write_file(directory / "spec.json", text.encode(), point="container.spec")
             self._names.write(row, ())
             self._state.containers.add(row)
             undo.callback(self._state.containers.drop, container_id)
@@ -222,6 +223,19 @@ class Containers:
     def resume(self, row: ContainerRow) -> bool:
         """Lets a paused container run on; False when it is not paused."""
         return self._runtime.resume(row.id)
+
+    @contextmanager
+    def paused(self, row: ContainerRow) -> Iterator[None]:
+        """Keeps a container still for the block, if it runs and this host can. One that was paused stays so."""
+        with self._runtime.paused(row.id) as still:
+            if not still:
+                _log.warning("not-paused", container=row.shown, hint="what it changes meanwhile may fail the commit")
+            yield
+
+    def resume_left(self) -> None:
+        """Lets containers run on that a killed process left paused in its middle."""
+        for container_id in self._runtime.resume_left():
+            _log.info("resumed", container=container_id)
 
     def stop(self, row: ContainerRow, timeout: float | None = None) -> bool:
         """Stops a container by its own signal and grace period; False when it was not running.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import posixpath
 from typing import Any
 
 from reconciler.model.resources import ConfigChanges
@@ -55,25 +56,33 @@ def commit_config(
 
 
 def changed_config(document: dict[str, Any], changes: ConfigChanges) -> bytes:
-    """``document`` with ``changes`` applied, as the bytes of a config blob."""
+    """``document`` with ``changes`` applied, as the bytes of a config blob.
+
+    An empty command or entrypoint takes the base's away. A relative working directory is below the base's.
+    """
     document = copy.deepcopy(document)
-    config: dict[str, Any] = document.setdefault("config", {})
+    config: dict[str, Any] = document.get("config") or {}
+    document["config"] = config
     replaced = {
         "Entrypoint": changes.entrypoint,
         "Cmd": changes.cmd,
         "User": changes.user,
-        "WorkingDir": changes.working_dir,
+        "WorkingDir": changes.working_dir and posixpath.join("/", config.get("WorkingDir") or "", changes.working_dir),
         "StopSignal": changes.stop_signal,
     }
     for key, value in replaced.items():
-        if value is not None:
+        if value == ():
+            config.pop(key, None)
+        elif value is not None:
             config[key] = list(value) if isinstance(value, tuple) else value
     if changes.environment:
         config["Env"] = _environment(config.get("Env") or [], changes)
     if changes.labels:
         config["Labels"] = {**(config.get("Labels") or {}), **dict(changes.labels)}
-    if changes.exposed_ports:
-        config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **{port: {} for port in changes.exposed_ports}}
+    ports = [port if "/" in port else f"{port}/tcp" for port in changes.exposed_ports]
+    for key, names in (("ExposedPorts", ports), ("Volumes", changes.volumes)):
+        if names:
+            config[key] = {**(config.get(key) or {}), **{name: {} for name in names}}
     return encode_config(document)
 
 

@@ -13,6 +13,12 @@ from reconciler.errors import NotFoundError
 if TYPE_CHECKING:
     from reconciler.engine.embedded.state import State
     from reconciler.oci.digest import Digest
+    from reconciler.store.images import ImageRecord
+
+
+def is_unpacked(state: State, record: ImageRecord) -> bool:
+    """Whether every layer of an image is ready to be mounted."""
+    return all(state.layers.has(chain_id) for chain_id in record.chain_ids)
 
 
 def unpack_image(state: State, digest: Digest) -> None:
@@ -23,7 +29,7 @@ def unpack_image(state: State, digest: Digest) -> None:
     record = state.images.get(digest)
     if record is None:
         raise NotFoundError(f"image {digest.short} is not on this host", hint="pull it first")
-    if all(state.layers.has(chain_id) for chain_id in record.chain_ids):
+    if is_unpacked(state, record):
         return
     diff_ids = [layer.diff_id for layer in record.layers]
     with (

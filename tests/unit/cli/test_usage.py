@@ -12,7 +12,7 @@ from reconciler.errors import UsageError
     ("line", "told", "usage"),
     [
         ("container run --bogus app", "reconciler container run: unrecognized arguments: --bogus", "IMAGE ..."),
-        ("container commit -c X web app:1", "reconciler container commit: unrecognized arguments", "[-a NAME]"),
+        ("container commit -x X web app:1", "reconciler container commit: unrecognized arguments", "[-a NAME]"),
         ("gc --now", "reconciler gc: unrecognized arguments: --now", "[--plan]"),
         ("--bogus status", "reconciler: ", "COMMAND ..."),
     ],
