@@ -106,7 +106,9 @@ class WritableDatabase(Database):
                 check_file(self._open, self.path)
                 _prepare(self._open, self.path)
                 with self.transaction() as connection:
-                    migrate(connection, self._schemas, self.path)
+                    migrate(
+                        connection, self._schemas, self.path, lambda: watch.operation(_POINT, "migrate", self.path)
+                    )
             except BaseException:
                 self._open.close()
                 raise
@@ -173,8 +175,13 @@ def roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Path) -> None:
-    """Brings every schema to its last version, within the caller's transaction.
+def migrate(
+    connection: sqlite3.Connection,
+    schemas: Sequence[Schema],
+    path: Path,
+    announcement: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> None:
+    """Brings every schema to its last version, within the caller's transaction; ``announcement`` is each statement's.
 
     Raises ``HostError`` for a file newer than us.
     """
@@ -185,7 +192,7 @@ def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Pat
     for schema in schemas:
         for script in schema.versions[current[schema.name] :]:
             for statement in _statements(script):
-                with durable.guarded("migrate", path), watch.operation(_POINT, "migrate", path):
+                with durable.guarded("migrate", path), announcement():
                     connection.execute(statement)
         if current[schema.name] < len(schema.versions):
             connection.execute(
@@ -217,7 +224,7 @@ def versions(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Pa
     return {schema.name: stored.get(schema.name, 0) for schema in schemas}
 
 
-_RESTORE = "restore state.db from a backup; the containers and layers beside it are untouched"
+_RESTORE = "rebuild it with: reconciler store verify --repair; or restore state.db from a backup"
 _HINTS = {
     sqlite3.SQLITE_FULL: "free space on the filesystem that holds it, then try again",
     sqlite3.SQLITE_CORRUPT: _RESTORE,

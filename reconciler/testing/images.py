@@ -119,6 +119,15 @@ def archive(entries: Sequence[Entry]) -> bytes:
     return output.getvalue()
 
 
+def entry(name: str, data: bytes | None = None, *, mode: int = 0o644) -> Entry:
+    """An entry for ``archive``: a file with ``data``, or a directory."""
+    if data is not None:
+        return _file(name, data, mode)
+    info, _ = _directory(name)
+    info.mode = mode
+    return info, b""
+
+
 def _file(name: str, data: bytes, mode: int) -> Entry:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), mode
