@@ -5,21 +5,28 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from reconciler.errors import ReconcilerError
+from reconciler.errors import HostError, ReconcilerError
 from reconciler.linux import mounts
 from reconciler.linux.tree import remove_tree
+from reconciler.store.arrival import Arrival
 from reconciler.store.limits import Limits
 from reconciler.store.lower import LowerLayers
 from reconciler.store.unpack import extract
+from reconciler.store.worker_messages import Descriptors
+from reconciler.store.workers import Workers
 from reconciler.testing import archive_fuzz, layer_rules, tar_rules, trees
 
 pytestmark = pytest.mark.root
@@ -35,6 +42,7 @@ class Bench:
     """Where cases are unpacked, and beside it what none of them may touch."""
 
     place: Path
+    workers: Workers
 
     @property
     def outside(self) -> Path:
@@ -75,7 +83,7 @@ class Bench:
                 layer = work / f"{number}"
                 layer.mkdir(0o700)
                 wanted, refused = ruled(tree, data)
-                failure = unpacked(data, layer, done)
+                failure = self.unpacked(data, layer, done, seed)
                 assert before == self.untouched(), f"layer {number} reached outside"
                 assert (failure is None) == (wanted is not None), f"layer {number}: {failure!r}, by the rules {refused}"
                 if wanted is None:
@@ -88,21 +96,42 @@ class Bench:
             remove_tree(work, point="test")
         return len(done)
 
+    def unpacked(self, data: bytes, layer: Path, below: list[Path], seed: int) -> ReconcilerError | None:
+        """The real thing, by turns in this process and in a worker that has the layer as its root."""
+        try:
+            if seed % 2:
+                chunks = (data[at : at + 3000] for at in range(0, len(data), 3000))
+                extract(chunks, layer, lambda: LowerLayers(below[::-1]), limits=LIMITS)
+            else:
+                pack = (bytes, gzip.compress, zstandard.compress)[seed // 2 % 3]
+                self._in_worker(pack(data), layer, below[::-1])
+        except ReconcilerError as error:
+            assert type(error) not in (ReconcilerError, HostError), f"{layer.name}: {error}"
+            return error
+        return None
+
+    def _in_worker(self, blob: bytes, layer: Path, below: list[Path]) -> None:
+        with ExitStack() as opened:
+            source = opened.enter_context(tempfile.TemporaryFile())
+            source.write(blob)
+            source.flush()
+            files = os.memfd_create("files")
+            opened.callback(os.close, files)
+            directory = os.open(layer, os.O_RDONLY | os.O_DIRECTORY)
+            opened.callback(os.close, directory)
+            arrival = opened.enter_context(Arrival())
+            arrival.complete(source.fileno())
+            attempt = arrival.attempt()
+            opened.callback(attempt.close)
+            job = Descriptors(directory, files, attempt.blob, attempt.signal)
+            self.workers.run(0, job, layer, below, LIMITS)
+
 
 def ruled(tree: layer_rules.Node | None, data: bytes) -> tuple[layer_rules.Node | None, object]:
     try:
         return layer_rules.apply(tree, tar_rules.members(data)), None
     except tar_rules.Refused as refused:
         return None, refused
-
-
-def unpacked(data: bytes, layer: Path, below: list[Path]) -> ReconcilerError | None:
-    chunks = (data[at : at + 3000] for at in range(0, len(data), 3000))
-    try:
-        extract(chunks, layer, lambda: LowerLayers(below[::-1]), limits=LIMITS)
-    except ReconcilerError as error:
-        return error
-    return None
 
 
 def compare(wanted: trees.Tree, found: trees.Tree) -> None:
@@ -115,9 +144,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     place = tmp_path / "bench"
     place.mkdir()
     os.system(f"mount -t tmpfs -o size=512m tmpfs {place}")
-    made = Bench(place)
-    made.prepare()
-    yield made
+    with Workers(1).start() as workers:
+        made = Bench(place, workers)
+        made.prepare()
+        yield made
     mounts.unmount(place)
 
 
