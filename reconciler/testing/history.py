@@ -276,7 +276,7 @@ class Operator(Player):
             self._run(seen, *self.random.choice([("image", "ls"), ("gc", "--plan"), ("status",)]))
 
     def _run(self, seen: dict[str, Any], *arguments: str, may_fail: bool = False) -> bool:
-        command = [PROGRAM, "--root", self.root, "--lock-timeout", str(_LOCK_PATIENCE), *arguments]
+        command = [str(PROGRAM), "--root", str(self.root), "--lock-timeout", str(_LOCK_PATIENCE), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         seen["code"] = done.returncode
         if done.returncode != 0:
