@@ -93,6 +93,11 @@ def _host_commands(commands: Any) -> None:
     gc.add_argument("-o", "--output", choices=("text", "json"), default="text")
     gc.set_defaults(run=command("gc"))
 
+    why = commands.add_parser("why", help="who keeps an image, a layer or a blob")
+    why.add_argument("name", metavar="DIGEST|NAME", help="a digest or its beginning, or the name of an image")
+    why.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    why.set_defaults(run=command("why"))
+
     login = commands.add_parser("login", help="store credentials for a registry")
     login.add_argument("registry", metavar="HOST")
     login.add_argument("-u", "--username", required=True)
