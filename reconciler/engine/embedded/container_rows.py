@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,30 @@ class ContainerRow:
     finished_at: float | None = None
     exit_code: int | None = None
     oom: bool = False
+
+    def to_record(self) -> Form:
+        """What is kept of a row beside the container's files, to make it again when the database is lost."""
+        return {
+            "name": self.name or "",
+            "address": str(self.address) if self.address else "",
+            "form": self.form,
+            "settings": self.settings.to_json(),
+            "image": str(self.image),
+            "created_at": self.created_at,
+        }
+
+    @classmethod
+    def from_record(cls, container_id: str, record: Mapping[str, Any]) -> ContainerRow:
+        """The row of a container that was never started. Raises ``KeyError``, ``ValueError`` or ``InvalidError``."""
+        return cls(
+            container_id,
+            record["name"] or None,
+            Address.parse(record["address"]) if record["address"] else None,
+            record["form"],
+            Settings.from_json(record["settings"]),
+            Digest(record["image"]),
+            float(record["created_at"]),
+        )
 
     @property
     def short_id(self) -> str:

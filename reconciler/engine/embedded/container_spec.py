@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reconciler.engine.embedded.records import dump
 from reconciler.errors import RuntimeFailure
+from reconciler.model.canonical import Form
 from reconciler.model.resources import Container, Sensitive, Text
 from reconciler.oci.config import ImageConfig
 from reconciler.runtime.process import assemble_args, assemble_environment
@@ -29,12 +30,14 @@ class StartSpec:
     memory_limit: int | None = None
     init: bool = False
 
-    def to_json(self) -> str:
-        return dump(asdict(self))
+    def to_json(self, record: Form | None = None) -> str:
+        """``record`` is what to keep of the container's row (``ContainerRow.to_record``)."""
+        return dump({**asdict(self), **({"record": record} if record is not None else {})})
 
     @classmethod
     def from_json(cls, text: str) -> StartSpec:
         document = json.loads(text)
+        document.pop("record", None)
         process = document.pop("process")
         mounts = document.pop("mounts")
         return cls(
