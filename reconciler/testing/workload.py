@@ -50,12 +50,13 @@ class Workload:
         self.root = place / "root"
         self._registry = registry
         self._write_inputs()
+        tag = ("image", "tag", "shop.example/app:1", "shop.example/more:1")
         self.parts = (
             Part("images", self._apply("images")),
             *([Part("pull", self._apply("pull"))] if registry else []),
-            Part("names", (("image", "tag", "shop.example/app:1", "shop.example/more:1"),)),
+            Part("names", (tag,)),
             Part("snapshot", (_snapshot,)),
-            Part("untag", (("image", "rm", "shop.example/more:1"),)),
+            Part("untag", (tag, ("image", "rm", "shop.example/more:1"))),
             Part("fewer", (*self._apply("fewer"), ("gc",))),
             Part("container", self._apply("container")),
             # Each commit makes another image, since a history tells the time: so it goes again at once.
