@@ -21,8 +21,10 @@ from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
 from reconciler.registry.download import Downloader, Sink
 from reconciler.registry.fallback import Patience
+from reconciler.registry.health import EndpointHealth, Health
 from reconciler.registry.hosts import RegistryHosts
 from reconciler.registry.proxy import Proxies
+from reconciler.registry.quota import Quota
 from reconciler.registry.resolve import Resolved, Resolver
 from reconciler.registry.retry import RetryPolicy
 from reconciler.registry.session import Session
@@ -49,7 +51,7 @@ class RegistryClient:
 
     ``note`` hears, from any thread, one sentence for each server passed over and each wait that a server asked for.
     ``chunk_size`` makes pushes send blobs in chunks of that many bytes, for servers that limit a request's size; None
-    sends each in one request.
+    sends each in one request. Of a server that counts requests for manifests, ``quota_floor`` are left unused.
     """
 
     def __init__(
@@ -63,14 +65,16 @@ class RegistryClient:
         timeouts: Timeouts | None = None,
         retry: RetryPolicy | None = None,
         chunk_size: int | None = None,
+        quota_floor: int = 0,
     ) -> None:
         self._transport = Transport(
             hosts, clock=clock, proxies=proxies or Proxies(), user_agent=user_agent, timeouts=timeouts or Timeouts()
         )
         self._hosts = hosts
         self._chunk_size = chunk_size
-        self._session = Session(self._transport, hosts, clock)
-        self._patience = Patience(self._session, retry or RetryPolicy(), note)
+        self._health = Health(clock)
+        self._session = Session(self._transport, hosts, clock, self._health, quota_floor)
+        self._patience = Patience(self._health, retry or RetryPolicy(), note)
         self._resolver = Resolver(self._session, hosts, self._patience)
         self._downloader = Downloader(self._session, hosts, self._patience)
 
@@ -85,6 +89,14 @@ class RegistryClient:
     def close(self) -> None:
         """Closes all connections. The client may not be used again."""
         self._transport.close()
+
+    def health(self) -> tuple[EndpointHealth, ...]:
+        """How each server did when it was last asked, by name. It asks nobody."""
+        return self._health.shown()
+
+    def quotas(self) -> tuple[Quota, ...]:
+        """What servers last said of how often they may still be asked, by name; what is out of date is left out."""
+        return self._session.quotas()
 
     def resolve(self, reference: Reference, known: Callable[[Digest], bool] = _every) -> Resolved:
         """What ``reference`` points at now.

@@ -12,8 +12,8 @@ from reconciler.errors import IntegrityError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
-from reconciler.registry.failure import TemporaryError
-from reconciler.registry.fallback import Patience
+from reconciler.registry.failure import SlowError, TemporaryError
+from reconciler.registry.fallback import Patience, Turn
 from reconciler.registry.hosts import Endpoint, RegistryHosts
 from reconciler.registry.session import Ask, Session
 
@@ -53,8 +53,13 @@ class Downloader:
     def blob(self, reference: Reference, descriptor: Descriptor, sink: Sink, progress: Callable[[int], None]) -> str:
         """See ``RegistryClient.blob``."""
 
-        def ask(endpoint: Endpoint, attempts: int) -> None:
-            self._from(endpoint, attempts, _ask(endpoint, reference, descriptor), descriptor, sink, progress)
+        def ask(endpoint: Endpoint, turn: Turn) -> None:
+            self._from(endpoint, turn, _ask(endpoint, reference, descriptor), descriptor, sink, progress)
+
+        if descriptor.data is not None and sink.offset < descriptor.size:
+            sink.restart()
+            sink.write(descriptor.data)
+            progress(descriptor.size)
 
         what = f"fetch blob {descriptor.digest} of {reference.name}"
         return self._patience.first_answer(what, self._hosts.for_content(reference.registry), ask).endpoint.name
@@ -62,7 +67,7 @@ class Downloader:
     def _from(
         self,
         endpoint: Endpoint,
-        attempts: int,
+        turn: Turn,
         ask: Ask,
         descriptor: Descriptor,
         sink: Sink,
@@ -74,7 +79,7 @@ class Downloader:
         while True:
             before = sink.offset
             try:
-                self._stream(endpoint, ask, descriptor, sink, progress)
+                self._stream(endpoint, turn, ask, descriptor, sink, progress)
                 _verify(endpoint, descriptor, sink)
                 return
             except IntegrityError:
@@ -83,15 +88,23 @@ class Downloader:
                 if alone:
                     raise
                 alone = True
+            except SlowError:
+                raise
             except TemporaryError as error:
                 failed = 1 if sink.offset - before >= MIN_PROGRESS else failed + 1
-                if failed >= attempts and sink.offset - before < MIN_PROGRESS:
+                if failed >= turn.attempts and sink.offset - before < MIN_PROGRESS:
                     raise
                 self._patience.pause(failed, error)
             alone = alone or sink.offset == 0
 
     def _stream(
-        self, endpoint: Endpoint, ask: Ask, descriptor: Descriptor, sink: Sink, progress: Callable[[int], None]
+        self,
+        endpoint: Endpoint,
+        turn: Turn,
+        ask: Ask,
+        descriptor: Descriptor,
+        sink: Sink,
+        progress: Callable[[int], None],
     ) -> None:
         if sink.offset > descriptor.size:
             sink.restart()
@@ -108,7 +121,7 @@ class Downloader:
         )
         with self._session.exchange(endpoint, ranged) as response:
             _place(endpoint, response, descriptor, sink)
-            for chunk in self._session.chunks(response, descriptor.size - sink.offset):
+            for chunk in self._session.chunks(response, descriptor.size - sink.offset, brisk=turn.stand_in):
                 if len(chunk) > descriptor.size - sink.offset:
                     raise IntegrityError(f"{endpoint.name}: {ask.what} goes on after {descriptor.size} bytes")
                 sink.write(chunk)
@@ -152,7 +165,7 @@ def _place(endpoint: Endpoint, response: httpx.Response, descriptor: Descriptor,
 
 def _ask(endpoint: Endpoint, reference: Reference, descriptor: Descriptor) -> Ask:
     return Ask(
-        what=f"blob {descriptor.digest.short}",
+        what=f"blob {descriptor.digest.short} of {reference.repository}",
         method="GET",
         url=endpoint.url(reference.repository, f"blobs/{descriptor.digest}"),
         scope=endpoint.scope(reference.repository, "pull"),

@@ -33,6 +33,10 @@ class UnreachableError(TemporaryError):
     """No connection came about: the server is down, its name unknown, the way blocked."""
 
 
+class SlowError(TemporaryError):
+    """It delivers, but so slowly that another server is worth a try. What came is good to go on from."""
+
+
 def combine(what: str, failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> ReconcilerError:
     """One error for all the servers that were asked, saying what each of them said.
 

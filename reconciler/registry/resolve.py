@@ -124,13 +124,15 @@ class Resolver:
     def _ask(
         self, endpoint: Endpoint, reference: Reference, target: str, method: str, statuses: tuple[int, ...]
     ) -> Ask:
+        what = f"tag {target}" if target == reference.tag else f"manifest {target}"
         return Ask(
-            what="manifest",
+            what=f"{what} of {reference.repository}",
             method=method,
             url=endpoint.url(reference.repository, f"manifests/{target}"),
             scope=endpoint.scope(reference.repository, "pull"),
             headers={"Accept": media.ACCEPT_MANIFEST},
             statuses=statuses,
+            counted=method == "GET",
         )
 
 

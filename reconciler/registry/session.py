@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from reconciler.clock import Clock
+from reconciler.clock import Clock, rfc3339
 from reconciler.errors import AuthError, InvalidError, NotFoundError, RegistryError
 from reconciler.registry.auth import Authenticator
 from reconciler.registry.failure import MAX_ERROR_BODY, TemporaryError, UnreachableError, printable, server_words
+from reconciler.registry.health import Health
 from reconciler.registry.hosts import Endpoint, RegistryHosts, authority_of, origin_of
+from reconciler.registry.quota import Quota, read_quota
 from reconciler.registry.retry import retry_after
 from reconciler.registry.transport import Transport
 
@@ -22,7 +24,6 @@ _MAX_ANSWERS = 3
 _MAX_TOKEN_BODY = 128 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_DOWN_SECONDS = 30.0
 _HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
@@ -31,6 +32,7 @@ class Ask:
     """A request: ``what`` it is about in messages ("blob 0123456789ab"), where, how, and what answers are wanted.
 
     ``content`` that is an iterable is consumed by the first exchange; it is sent again only when it is bytes.
+    ``counted`` says that servers with a quota count it.
     """
 
     what: str
@@ -40,6 +42,7 @@ class Ask:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | Iterable[bytes] | None = None
     statuses: Collection[int] = (200,)
+    counted: bool = False
 
     @property
     def replayable(self) -> bool:
@@ -47,17 +50,25 @@ class Ask:
 
 
 class Session:
-    """Asks servers, and remembers how each wants to be asked. Safe to share between threads."""
+    """Asks servers, and remembers how each wants to be asked. Safe to share between threads.
 
-    def __init__(self, transport: Transport, hosts: RegistryHosts, clock: Clock) -> None:
+    ``quota_floor`` leaves so many of a server's counted requests to others: at that number it is not asked any more.
+    """
+
+    def __init__(
+        self, transport: Transport, hosts: RegistryHosts, clock: Clock, health: Health, quota_floor: int
+    ) -> None:
         self._transport = transport
         self._clock = clock
         self._auth = Authenticator(hosts.credentials, self._fetch_token, clock)
-        self._down_until: dict[str, float] = {}
+        self._health = health
+        self._quota_floor = quota_floor
+        self._quotas: dict[str, Quota] = {}
 
-    def is_down(self, endpoint: Endpoint) -> bool:
-        """Whether connecting to it failed within the last half minute."""
-        return self._clock.monotonic() < self._down_until.get(endpoint.origin, 0.0)
+    def quotas(self) -> tuple[Quota, ...]:
+        """What servers last said of how often they may still be asked, by name."""
+        now = self._clock.now()
+        return tuple(quota for _, quota in sorted(self._quotas.items()) if quota.renewed_at > now)
 
     @contextmanager
     def exchange(self, endpoint: Endpoint, ask: Ask) -> Iterator[httpx.Response]:
@@ -66,6 +77,8 @@ class Session:
         Raises ``NotFoundError`` for 404, ``AuthError`` for 401 and 403, ``TemporaryError`` where asking again may
         help, ``RegistryError`` for anything else. No answer is retried here but a 401.
         """
+        if ask.counted:
+            self._check_quota(endpoint)
         response = self._follow(endpoint, ask)
         try:
             if response.status_code not in ask.statuses:
@@ -78,9 +91,19 @@ class Session:
         """The body of a small answer; ``InvalidError`` when it is larger than ``limit``."""
         return self._transport.read(response, limit)
 
-    def chunks(self, response: httpx.Response, expected: int) -> Iterator[bytes]:
-        """The body of an answer of about ``expected`` bytes, in chunks. Raises ``TemporaryError`` where it breaks."""
-        return self._transport.chunks(response, expected)
+    def chunks(self, response: httpx.Response, expected: int, *, brisk: bool = False) -> Iterator[bytes]:
+        """The body of an answer of about ``expected`` bytes, in chunks, as ``Transport.chunks`` gives it."""
+        return self._transport.chunks(response, expected, brisk=brisk)
+
+    def _check_quota(self, endpoint: Endpoint) -> None:
+        quota, floor = self._quotas.get(endpoint.name), self._quota_floor
+        # Without a floor it is the server's to say what happens at the end.
+        if not floor or quota is None or quota.remaining > floor or quota.renewed_at <= self._clock.now():
+            return
+        raise RegistryError(
+            f"{endpoint.name}: {quota.remaining} requests are left, and {floor} are to stay unused",
+            hint=f"wait until {rfc3339(quota.renewed_at)}, or lower the floor",
+        )
 
     def _follow(self, endpoint: Endpoint, ask: Ask) -> httpx.Response:
         url, seen = ask.url, {ask.url}
@@ -121,10 +144,12 @@ class Session:
     def _send(self, endpoint: Endpoint, ask: Ask, url: str, headers: Mapping[str, str]) -> httpx.Response:
         try:
             response = self._transport.send(ask.method, url, headers, ask.content)
-        except UnreachableError:
-            self._down_until[endpoint.origin] = self._clock.monotonic() + _DOWN_SECONDS
+        except UnreachableError as error:
+            self._health.failed(endpoint, error)
             raise
-        self._down_until.pop(endpoint.origin, None)
+        self._health.reached(endpoint)
+        if (quota := read_quota(endpoint.name, response.headers, self._clock.now())) is not None:
+            self._quotas[endpoint.name] = quota
         return response
 
     def _refusal(self, endpoint: Endpoint, ask: Ask, response: httpx.Response) -> Exception:
@@ -138,7 +163,10 @@ class Session:
         if (elsewhere and status in (400, 401, 403)) or (status == 401 and not ask.replayable):
             return TemporaryError(message)
         if status == 404:
-            return NotFoundError(message)
+            return NotFoundError(
+                f"{server}: no {ask.what} there (404{words and ' ' + words})",
+                hint=f"check the name; for something private, `reconciler login {endpoint.credential_name}` first",
+            )
         if status in (401, 403):
             return AuthError(message, hint=f"run `reconciler login {endpoint.credential_name}`, or check its rights")
         if status in _TEMPORARY:

@@ -1,7 +1,7 @@
 """HTTP as registries need it: one request, one response, nothing decided. TLS per host, proxies, deadlines, bounds.
 
-httpx is used without its client, which parses redirects, keeps cookies and reads the environment. There is one
-connection pool per kind of transport security, so that a client certificate is shown to no host but its own.
+httpx's values are used without its client, which parses redirects, keeps cookies and reads the environment. There is
+one connection pool per kind of transport security, so that a client certificate is shown to no host but its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import httpcore
 import httpx
 
 from reconciler.clock import Clock
 from reconciler.errors import InvalidError, RegistryError
-from reconciler.registry.failure import TemporaryError, UnreachableError, printable
-from reconciler.registry.hosts import RegistryHosts, TlsConfig, authority_of
+from reconciler.registry.failure import SlowError, TemporaryError, UnreachableError, printable
+from reconciler.registry.hosts import RegistryHosts, authority_of
 from reconciler.registry.proxy import Proxies
+from reconciler.registry.wire import FAILURES, HeadTimeout, Kind, Limit, new_pool
 
 CHUNK = 256 * 1024
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ", re.ASCII)
@@ -27,25 +29,44 @@ _ERRNO = re.compile(r"^\[Errno -?\d+\] ", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect; without a byte; for a small answer in all. ``slowest`` is the least rate of a blob, B/s."""
+    """Seconds: to connect; without a byte; for the head of an answer, and for a small answer, in all.
+
+    Rates in B/s: ``slowest`` is the least of a whole blob; ``brisk`` the least over any ``window`` seconds of a blob
+    that another server may have too. Only the time spent waiting for the server counts.
+    """
 
     connect: float = 10.0
     idle: float = 30.0
     total: float = 60.0
     slowest: int = 16 * 1024
-
-    def for_size(self, size: int) -> float:
-        """The time a body of ``size`` bytes may take."""
-        return self.total + size / self.slowest
+    brisk: int = 128 * 1024
+    window: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What distinguishes one connection pool from another."""
+class Pace:
+    """How fast a body arrives."""
 
-    encrypted: bool
-    tls: TlsConfig | None
-    proxy: str | None
+    def __init__(self, timeouts: Timeouts, expected: int, *, brisk: bool) -> None:
+        self._timeouts = timeouts
+        self._allowed = timeouts.total + expected / timeouts.slowest
+        self._brisk = brisk
+        self._waited = 0.0
+        self._window = 0.0
+        self._arrived = 0
+
+    def verdict(self, server: str, seconds: float, size: int) -> TemporaryError | None:
+        """What to make of ``size`` bytes that were waited for so long: None while it is fast enough."""
+        self._waited += seconds
+        self._window += seconds
+        self._arrived += size
+        if self._waited > self._allowed:
+            return TemporaryError(f"{server}: too slow, gave up on the answer")
+        if self._window < self._timeouts.window:
+            return None
+        rate, self._window, self._arrived = self._arrived / self._window, 0.0, 0
+        if self._brisk and rate < self._timeouts.brisk:
+            return SlowError(f"{server}: slow, {rate / 1024:.0f} KiB/s")
+        return None
 
 
 class Transport:
@@ -60,7 +81,8 @@ class Transport:
         self._user_agent = user_agent
         self.timeouts = timeouts
         self._guard = threading.Lock()
-        self._pools: dict[_Kind, httpx.HTTPTransport] = {}
+        self._limit = Limit(clock)
+        self._pools: dict[Kind, httpcore.ConnectionPool] = {}
 
     def close(self) -> None:
         """Closes every connection. The transport may not be used again."""
@@ -80,20 +102,20 @@ class Transport:
         pool = self._pool(url)
         try:
             return self._exchange(pool, method, url, headers, content)
-        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+        except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError) as error:
             if method not in ("GET", "HEAD"):
                 raise self.failure(url, error) from None
-        except httpx.HTTPError as error:
+        except FAILURES as error:
             raise self.failure(url, error) from None
         # A kept connection may be closed by the server just as we write to it: that says nothing about the server.
         try:
             return self._exchange(pool, method, url, headers, content)
-        except httpx.HTTPError as error:
+        except FAILURES as error:
             raise self.failure(url, error) from None
 
     def _exchange(
         self,
-        pool: httpx.HTTPTransport,
+        pool: httpcore.ConnectionPool,
         method: str,
         url: str,
         headers: Mapping[str, str],
@@ -105,31 +127,46 @@ class Transport:
         request = httpx.Request(
             method, url, headers={**own, **headers}, content=content, extensions={"timeout": timeout.as_dict()}
         )
-        response = pool.handle_request(request)
-        response.request = request
-        return response
+        target = request.url
+        with self._limit.of(self.timeouts.total):
+            answer = pool.handle_request(
+                httpcore.Request(
+                    method,
+                    httpcore.URL(
+                        scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), request=request)
 
-    def chunks(self, response: httpx.Response, expected: int) -> Iterator[bytes]:
+    def chunks(self, response: httpx.Response, expected: int, *, brisk: bool = False) -> Iterator[bytes]:
         """The body as it travels, never decoded, in pieces of about ``CHUNK`` bytes.
 
-        Raises ``TemporaryError`` when it breaks off or takes longer than ``expected`` bytes may; what came before the
-        break has been yielded.
+        Raises ``TemporaryError`` when it breaks off or takes longer than ``expected`` bytes may, ``SlowError`` when it
+        is to be ``brisk`` and is not; what came before has been yielded.
         """
         url = str(response.url)
-        deadline = self._clock.monotonic() + self.timeouts.for_size(expected)
+        pace = Pace(self.timeouts, expected, brisk=brisk)
+        pieces = response.iter_raw()
         pending = bytearray()
         failure: RegistryError | None = None
-        try:
-            for piece in response.iter_raw():
-                pending += piece
-                if len(pending) >= CHUNK:
-                    yield bytes(pending)
-                    pending.clear()
-                if self._clock.monotonic() > deadline:
-                    failure = TemporaryError(f"{authority_of(url)}: too slow, gave up on the answer")
-                    break
-        except httpx.HTTPError as error:
-            failure = self.failure(url, error)
+        while failure is None:
+            asked = self._clock.monotonic()
+            try:
+                piece = next(pieces, None)
+            except FAILURES as error:
+                failure = self.failure(url, error)
+                break
+            if piece is None:
+                break
+            failure = pace.verdict(authority_of(url), self._clock.monotonic() - asked, len(piece))
+            pending += piece
+            if len(pending) >= CHUNK:
+                yield bytes(pending)
+                pending.clear()
         if pending:
             yield bytes(pending)
         if failure is not None:
@@ -154,54 +191,43 @@ class Transport:
                     break
         return bytes(body[:limit])
 
-    def failure(self, url: str, error: httpx.HTTPError) -> RegistryError:
+    def failure(self, url: str, error: Exception) -> RegistryError:
         """What a failed exchange means. Never quotes the URL, whose query may be a signature."""
         server = authority_of(url)
         if (tls := _tls_error(error)) is not None:
             words = getattr(tls, "verify_message", "") or (tls.reason or str(tls)).replace("_", " ").lower()
             return RegistryError(f"{server}: TLS failed: {printable(words)}", hint=_tls_hint(tls, server))
-        if isinstance(error, httpx.ConnectTimeout):
+        if isinstance(error, httpcore.ConnectTimeout):
             return UnreachableError(f"{server}: no connection within {self.timeouts.connect:g} s")
-        if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
+        if isinstance(error, (httpcore.ConnectError, httpcore.ProxyError)):
             return UnreachableError(f"{server}: cannot connect: {printable(_ERRNO.sub('', str(error)))}")
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, HeadTimeout):
+            return TemporaryError(f"{server}: did not finish the head of its answer within {self.timeouts.total:g} s")
+        if isinstance(error, httpcore.TimeoutException):
             return TemporaryError(f"{server}: silent for {self.timeouts.idle:g} s")
         return TemporaryError(f"{server}: connection broke: {printable(str(error)) or type(error).__name__}")
 
-    def _pool(self, url: str) -> httpx.HTTPTransport:
+    def _pool(self, url: str) -> httpcore.ConnectionPool:
         encrypted = url.startswith("https://")
         tls = self._hosts.host(authority_of(url)).tls if encrypted else None
-        kind = _Kind(encrypted, tls, self._proxies.proxy_for(url))
+        kind = Kind(encrypted, tls, self._proxies.proxy_for(url))
         with self._guard:
             if kind not in self._pools:
-                self._pools[kind] = _new_pool(kind)
+                self._pools[kind] = new_pool(kind, self._limit)
             return self._pools[kind]
 
 
-def _new_pool(kind: _Kind) -> httpx.HTTPTransport:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
-    try:
-        return httpx.HTTPTransport(verify=_context(kind), trust_env=False, proxy=kind.proxy, limits=limits)
-    except (ImportError, ValueError, httpx.InvalidURL):
-        # Nothing of the error is quoted: a proxy's URL may hold its password.
-        raise InvalidError("the configured proxy is not supported", hint="give an http:// or https:// proxy") from None
+class _Body(httpx.SyncByteStream):
+    """The body of an answer, as the pool hands it out."""
 
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
 
-def _context(kind: _Kind) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if not kind.encrypted:
-        return context  # trusts no authority: were it ever used, verification would fail
-    try:
-        context.load_default_certs()
-        if kind.tls is not None and kind.tls.ca is not None:
-            context.load_verify_locations(cafile=kind.tls.ca)
-        if kind.tls is not None and kind.tls.certificate is not None:
-            context.load_cert_chain(kind.tls.certificate, kind.tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidError(
-            f"cannot use the TLS files {kind.tls}: {error}", hint="give PEM files that can be read"
-        ) from None
-    return context
+    def __iter__(self) -> Iterator[bytes]:
+        return self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:

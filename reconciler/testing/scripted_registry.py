@@ -15,7 +15,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,24 +23,8 @@ from types import TracebackType
 from typing import Any, Self
 
 FOREVER = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One answer, given ``times`` times.
-
-    ``cut`` closes the connection after so many bytes of the body, though the whole length was announced. ``length``
-    announces another length; a negative one announces none and sends the body in chunks. ``before`` runs first, in the
-    server's thread: to hold an answer back until the test lets it go.
-    """
-
-    status: int = 200
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cut: int | None = None
-    length: int | None = None
-    times: int = 1
-    before: Callable[[], object] | None = None
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+_PIECE = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +34,34 @@ class Asked:
     line: str
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One answer, given ``times`` times.
+
+    ``cut`` closes the connection after so many bytes of the body, though the whole length was announced. ``length``
+    announces another length; a negative one announces none and sends the body in chunks. ``before`` runs first, in the
+    server's thread: to hold an answer back until the test lets it go. ``head_pause`` runs after every byte of the head,
+    ``body_pause`` after every 16 KiB of the body. ``body`` and ``headers`` may be functions of what was asked; headers
+    that are pairs may have a name twice.
+    """
+
+    status: int = 200
+    body: bytes | Callable[[Asked], bytes] = b""
+    headers: Headers | Callable[[Asked], Headers] = field(default_factory=dict)
+    cut: int | None = None
+    length: int | None = None
+    times: int = 1
+    before: Callable[[], object] | None = None
+    head_pause: Callable[[], object] | None = None
+    body_pause: Callable[[], object] | None = None
+
+    def said(self, asked: Asked) -> tuple[bytes, list[tuple[str, str]]]:
+        """Body and headers of the answer to ``asked``."""
+        headers = self.headers(asked) if callable(self.headers) else self.headers
+        pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+        return (self.body(asked) if callable(self.body) else self.body), pairs
 
 
 @dataclass(slots=True)
@@ -73,6 +85,7 @@ class ScriptedRegistry:
         self._rules: list[_Rule] = []
         self._guard = threading.Lock()
         self.asked: list[Asked] = []
+        self.answered: list[tuple[Asked, bytes, list[tuple[str, str]]]] = []
         self.unexpected: list[str] = []
 
     def on(self, prefix: str, *steps: Step) -> Self:
@@ -165,30 +178,41 @@ class _Handler(BaseHTTPRequestHandler):
         if body is None:
             self.close_connection = True
             return
-        step = self.registry.answer(Asked(f"{self.command} {self.path}", headers, body))
+        asked = Asked(f"{self.command} {self.path}", headers, body)
+        step = self.registry.answer(asked)
         if step.before is not None:
             step.before()
-        self.send_response(step.status)
-        chunked = step.length is not None and step.length < 0
-        named = {name.lower() for name in step.headers}
-        if chunked:
-            self.send_header("Transfer-Encoding", "chunked")
-        elif "content-length" not in named:
-            self.send_header("Content-Length", str(len(step.body) if step.length is None else step.length))
-        for name, value in step.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
+        whole, pairs = step.said(asked)
+        self.registry.answered.append((asked, whole, pairs))
+        self._head(step, whole, pairs)
         if self.command == "HEAD":
             return
-        body = step.body if step.cut is None else step.body[: step.cut]
+        chunked = step.length is not None and step.length < 0
+        body = whole if step.cut is None else whole[: step.cut]
         if chunked:
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             body += b"0\r\n\r\n" if step.cut is None else b""
-        self.wfile.write(body)
-        self.wfile.flush()
-        if step.cut is not None or (not chunked and step.length not in (None, len(step.body))):
+        self._send(body, _PIECE, step.body_pause)
+        if step.cut is not None or (not chunked and step.length not in (None, len(whole))):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _head(self, step: Step, whole: bytes, pairs: list[tuple[str, str]]) -> None:
+        length = len(whole) if step.length is None else step.length
+        if length < 0:
+            pairs = [("Transfer-Encoding", "chunked"), *pairs]
+        elif "content-length" not in {name.lower() for name, _ in pairs}:
+            pairs = [("Content-Length", str(length)), *pairs]
+        lines = [f"HTTP/1.1 {step.status} Scripted", *(f"{name}: {value}" for name, value in pairs), "", ""]
+        self._send("\r\n".join(lines).encode("latin-1"), 1, step.head_pause)
+
+    def _send(self, data: bytes, piece: int, pause: Callable[[], object] | None) -> None:
+        if pause is None:
+            self.wfile.write(data)
+            return
+        for start in range(0, len(data), piece):
+            self.wfile.write(data[start : start + piece])
+            pause()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _play  # noqa: N815
 

@@ -72,7 +72,7 @@ class Harness:
         declared = {r.host: HostConfig(r.host, plain_http=True, credentials=credentials) for r in plain}
         made = RegistryClient(
             RegistryHosts(declared | (hosts or {}), mirrors or {}),
-            clock=self.clock,
+            clock=more.pop("clock", self.clock),
             note=self.notes.append,
             timeouts=more.pop("timeouts", Timeouts(connect=2, idle=idle)),
             retry=RetryPolicy(attempts=attempts, sleep=self._sleep, jitter=lambda: 1.0),

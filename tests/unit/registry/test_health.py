@@ -1,0 +1,158 @@
+"""Which servers are worth asking, and how often they may be."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from reconciler.clock import ManualClock
+from reconciler.errors import AuthError, IntegrityError, NotFoundError, RegistryError
+from reconciler.oci.digest import Digest
+from reconciler.registry.failure import TemporaryError, UnreachableError
+from reconciler.registry.health import Health
+from reconciler.registry.hosts import MirrorEndpoint, RegistryHosts
+from reconciler.registry.quota import Quota, read_quota
+from reconciler.testing.scripted_registry import FOREVER, Step
+
+from .conftest import MemorySink, layer, manifest, served
+
+MIRROR, ORIGIN = RegistryHosts(mirrors={"r.io": (MirrorEndpoint("https://m"),)}).for_content("r.io")
+BLOB = b"blob" * 1000
+BLOBS = "GET /v2/app/blobs/"
+DATA = manifest()
+
+
+def test_a_failing_mirror_rests_longer_each_time_until_it_serves():
+    clock = ManualClock()
+    health = Health(clock)
+    for seconds in (30, 60, 120, 240, 480, 600, 600):
+        health.failed(MIRROR, TemporaryError("503"))
+        (shown,) = health.shown()
+        assert (shown.state, shown.last_error, shown.since) == ("resting", "503", ManualClock().now())
+        assert shown.next_try == clock.now() + timedelta(seconds=seconds)
+        clock.advance(seconds - 1)
+        assert health.is_resting(MIRROR)
+        clock.advance(1)
+        assert not health.is_resting(MIRROR)
+    health.served(MIRROR)
+    assert health.shown()[0].state == "good"
+    health.failed(MIRROR, TemporaryError("503"))
+    assert health.shown()[0].next_try == clock.now() + timedelta(seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "error", "rests"),
+    [
+        (MIRROR, UnreachableError("x"), True),
+        (MIRROR, IntegrityError("x"), True),
+        (MIRROR, NotFoundError("x"), False),
+        (MIRROR, AuthError("x"), False),
+        (ORIGIN, UnreachableError("x"), True),
+        (ORIGIN, TemporaryError("x"), False),
+        (ORIGIN, IntegrityError("x"), False),
+    ],
+)
+def test_what_counts_as_failing(endpoint, error, rests):
+    health = Health(ManualClock())
+    health.failed(endpoint, error)
+    assert health.is_resting(endpoint) is rests
+
+
+def test_failures_of_many_threads_at_once_are_one():
+    health = Health(ManualClock())
+    for _ in range(20):
+        health.failed(MIRROR, TemporaryError("503"))
+    assert health.shown()[0].next_try == ManualClock().now() + timedelta(seconds=30)
+
+
+def test_a_mirror_that_asks_for_time_gets_it():
+    health = Health(ManualClock())
+    health.failed(MIRROR, TemporaryError("429", retry_after=300))
+    assert health.shown()[0].next_try == ManualClock().now() + timedelta(seconds=300)
+
+
+def test_a_failing_mirror_is_skipped_for_a_while_and_tried_again(harness, registry, mirror, ref):
+    mirror.on(BLOBS, Step(503), Step(200, BLOB))
+    registry.on(BLOBS, Step(200, BLOB, times=5))
+    client = harness.client(registry, mirrors={registry.host: (MirrorEndpoint(mirror.url),)})
+    for _ in range(5):
+        assert client.blob(ref("app:1"), layer(BLOB), MemorySink()) == registry.host
+    assert mirror.count("") == 1
+    assert [(health.name, health.state) for health in client.health()] == sorted(
+        [(mirror.url, "resting"), (registry.host, "good")]
+    )
+    harness.clock.advance(30)
+    assert client.blob(ref("app:1"), layer(BLOB), MemorySink()) == mirror.url
+    assert {health.state for health in client.health()} == {"good"}
+
+
+def test_a_resting_mirror_takes_no_patience_from_the_origin(harness, registry, mirror, ref):
+    """The mirror comes last, but the origin is still worth as many attempts as if there were none."""
+    mirror.on(BLOBS, Step(503))
+    registry.on(BLOBS, Step(200, BLOB), Step(503, times=3), Step(200, BLOB))
+    client = harness.client(registry, mirrors={registry.host: (MirrorEndpoint(mirror.url),)})
+    client.blob(ref("app:1"), layer(BLOB), MemorySink())
+    assert client.blob(ref("app:1"), layer(BLOB), MemorySink()) == registry.host
+    assert mirror.count("") == 1
+
+
+def test_a_half_full_mirror_takes_no_patience_from_the_origin(harness, registry, mirror, ref):
+    """Tags: the origin stumbles three times, the mirror has not got it, the origin is asked to the end."""
+    head = "HEAD /v2/app/manifests/1"
+    registry.on(head, Step(503, times=3), served(DATA))
+    mirror.on(head, Step(404))
+    client = harness.client(registry, mirrors={registry.host: (MirrorEndpoint(mirror.url),)})
+    assert client.resolve(ref("app:1")).descriptor.digest == Digest.of(DATA)
+
+
+def test_a_stale_mirror_does_not_speak_for_an_origin_that_stumbled(harness, registry, mirror, ref):
+    head = "HEAD /v2/app/manifests/1"
+    registry.on(head, Step(502), served(DATA))
+    client = harness.client(registry, mirrors={registry.host: (MirrorEndpoint(mirror.url),)})
+    assert client.resolve(ref("app:1")).descriptor.digest == Digest.of(DATA)
+    assert mirror.asked == []
+
+
+NOW = ManualClock().now()
+
+
+@pytest.mark.parametrize(
+    ("headers", "remaining", "limit", "seconds"),
+    [
+        ({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"}, 76, 100, 21600),
+        ({"ratelimit-remaining": "3", "ratelimit-reset": "50"}, 3, None, 50),
+        ({"x-ratelimit-limit": "60", "x-ratelimit-remaining": "0"}, 0, 60, 3600),
+        ({"ratelimit": "limit=100, remaining=50, reset=5"}, 50, 100, 5),
+        ({"ratelimit": '"default";r=50;t=30'}, 50, None, 30),
+    ],
+)
+def test_what_servers_say_of_quotas(headers, remaining, limit, seconds):
+    assert read_quota("r", headers, NOW) == Quota("r", remaining, limit, NOW, NOW + timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize("value", ["", "many", "-5", "1e9", "٣", "9" * 50, ";w=5"])
+def test_what_is_no_quota(value):
+    assert read_quota("r", {"ratelimit-remaining": value, "ratelimit": value}, NOW) is None
+
+
+def test_a_quota_is_shown_and_its_floor_kept(harness, registry, ref):
+    def said(left: int) -> dict[str, str]:
+        return {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": f"{left};w=21600"}
+
+    registry.on("HEAD ", Step(200, DATA, {**served(DATA).headers, **said(20)}, times=FOREVER))
+    registry.on("GET ", Step(200, DATA, {**served(DATA).headers, **said(10)}, times=FOREVER))
+    client = harness.client(registry, quota_floor=10)
+    by_digest = ref(f"app@{Digest.of(DATA)}")
+    client.tag_digest(ref("app:1"))
+    client.manifest(by_digest)
+    assert [(quota.remaining, quota.limit) for quota in client.quotas()] == [(10, 100)]
+    with pytest.raises(RegistryError, match="10 requests are left, and 10 are to stay unused") as caught:
+        client.manifest(by_digest)
+    assert "2026-01-01T06:00:00Z" in caught.value.hint
+    assert registry.count("GET ") == 1
+    client.tag_digest(ref("app:1"))
+    assert registry.count("HEAD ") == 2, "a check costs nothing"
+    harness.clock.advance(21600)
+    assert client.quotas() == ()
+    client.manifest(by_digest)
