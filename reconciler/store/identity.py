@@ -21,6 +21,7 @@ from reconciler.errors import HostError
 from reconciler.linux import durable
 from reconciler.linux.configured_mounts import unmounted_above
 from reconciler.linux.tree import mount_points_below
+from reconciler.store import probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,15 +72,18 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
 
     Closes the directory to others (0700: it holds setuid files of images) and notes in the runtime directory where
     the root is. Raises ``HostError`` as ``read_identity`` does, and when the root was copied or moved while
-    something of it is still mounted.
+    something of it is still mounted, and when its filesystem cannot hold a store (``probe``): a new root is then left
+    as it was.
     """
     _check_directory(root)
+    probe.check_mount(root)
     with durable.guarded("close to others", root):
         root.chmod(0o700)
     durable.sweep_temporaries(root, point="identity.sweep")
     text = _read(root / "id")
     if text is None:
         _check_unused(root, run)
+        probe.check_filesystem(root)
         if _read(root / "key") is None:
             durable.write_file(root / "key", os.urandom(_KEY_BYTES), point="identity.key")
         # The id comes last: where it is, the key is.
@@ -172,9 +176,11 @@ def _read(path: Path) -> bytes | None:
 
 
 def note_place(identity: Identity) -> None:
-    """Notes in the runtime directory where the root is. The caller holds the root's lock.
+    """Notes in the runtime directory where the root is, and that its filesystem was probed there. The caller holds the
+    root's lock.
 
-    Raises ``HostError`` when the note names another directory and something of that one is in use.
+    Raises ``HostError`` when the note names another directory and something of that one is in use, and for a filesystem
+    that cannot hold a store.
     """
     note = identity.run / PLACE
     status = identity.root.lstat()
@@ -189,6 +195,7 @@ def note_place(identity: Identity) -> None:
             f"{noted.decode('utf-8', 'replace').strip()}, and {mounted[0]} is mounted",
             hint="move it back, or stop its containers where it was; a copy to keep needs another id and key",
         )
+    probe.check_filesystem(identity.root)
     durable.make_directories(identity.run, point="identity.run")
     durable.write_file(note, text, point="identity.place", sync=False)
 
