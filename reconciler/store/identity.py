@@ -72,8 +72,8 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
 
     Closes the directory to others (0700: it holds setuid files of images) and notes in the runtime directory where
     the root is. Raises ``HostError`` as ``read_identity`` does, and when the root was copied or moved while
-    something of it is still mounted, and when its filesystem cannot hold a store (``probe``): a new root is then left
-    as it was.
+    something of it is still mounted, and when its filesystem cannot hold a store (``probe``): nothing is put
+    into it then.
     """
     _check_directory(root)
     probe.check_mount(root)
