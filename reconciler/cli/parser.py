@@ -93,6 +93,15 @@ def _host_commands(commands: Any) -> None:
     gc.add_argument("-o", "--output", choices=("text", "json"), default="text")
     gc.set_defaults(run=command("gc"))
 
+    store = commands.add_parser("store", help="the store itself").add_subparsers(
+        metavar="COMMAND", required=True, parser_class=Parser
+    )
+    verify = store.add_parser("verify", help="check every claim of the store against the disk; changes nothing")
+    verify.add_argument("--layers", action="store_true", help="also every file of every unpacked layer")
+    verify.add_argument("--repair", action="store_true", help="fetch, unpack or rebuild what is damaged")
+    verify.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    verify.set_defaults(run=command("store_verify"))
+
     why = commands.add_parser("why", help="who keeps an image, a layer or a blob")
     why.add_argument("name", metavar="DIGEST|NAME", help="a digest or its beginning, or the name of an image")
     why.add_argument("-o", "--output", choices=("text", "json"), default="text")

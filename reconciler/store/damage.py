@@ -104,6 +104,16 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Repaired:
+    """What a repair did about one damage, or (not ``done``) why it could not."""
+
+    kind: str
+    id: str
+    done: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """Who needs which image and which layer, beside the images' own names; as they are shown to people."""
 

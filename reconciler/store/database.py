@@ -99,16 +99,14 @@ class WritableDatabase(Database):
         """
         super().__init__(root / FILE, schemas)
         if not self.path.exists():
-            _create(root, self.path)
+            _create(self.path)
         with translated(self.path):
             self._open = connect(f"{self.path.absolute().as_uri()}?mode=rw")
             try:
                 check_file(self._open, self.path)
                 _prepare(self._open, self.path)
                 with self.transaction() as connection:
-                    migrate(
-                        connection, self._schemas, self.path, lambda: watch.operation(_POINT, "migrate", self.path)
-                    )
+                    migrate(connection, self._schemas, self.path, lambda: watch.operation(_POINT, "migrate", self.path))
             except BaseException:
                 self._open.close()
                 raise
@@ -210,6 +208,14 @@ def check_file(connection: sqlite3.Connection, path: Path) -> None:
         raise HostError(f"{path} is not a database of this program", hint=_RESTORE)
 
 
+def check_not_lost(path: Path) -> None:
+    """Raises ``HostError`` where a database must have been: an empty one in its place would have everything pruned."""
+    for name in _HOLDS_STATE:
+        directory = path.parent / name
+        if directory.is_dir() and any(directory.iterdir()):
+            raise HostError(f"{path} is missing, though {directory} is not empty", hint=_RESTORE)
+
+
 def versions(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Path) -> dict[str, int]:
     """The stored version of each schema, 0 for one not yet there. Raises ``HostError`` for one newer than us."""
     known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_versions'").fetchone()
@@ -259,12 +265,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise HostError(f"{path} cannot use write-ahead logging", hint="put the root on a local filesystem")
 
 
-def _create(root: Path, path: Path) -> None:
+def _create(path: Path) -> None:
     """Makes an empty database under its name in one step: a file of zero bytes there is always damage."""
-    for name in _HOLDS_STATE:
-        directory = root / name
-        if directory.is_dir() and any(directory.iterdir()):
-            raise HostError(f"{path} is missing, though {directory} is not empty", hint=_RESTORE)
+    check_not_lost(path)
     temporary = path.with_name(f".{FILE}.{os.urandom(4).hex()}.tmp")
     try:
         # SQLite takes an empty file for a new database, and keeps its mode for the files beside it.

@@ -24,6 +24,7 @@ from reconciler.store.database import (
     Database,
     Schema,
     check_file,
+    check_not_lost,
     connect,
     migrate,
     roll_back,
@@ -43,7 +44,7 @@ class ReadOnlyDatabase(Database):
     """The reader's handle. It may be used while a writer is at work, and on a read-only filesystem.
 
     Where there is no state.db yet it has every table, empty. (``identity`` tells that from a root that lost its
-    files.) Raises ``HostError`` for a damaged, foreign or newer file.
+    files.) Raises ``HostError`` for a damaged, foreign or newer file, or one that must have been there.
     """
 
     def __init__(self, root: Path, schemas: Sequence[Schema]) -> None:
@@ -113,6 +114,7 @@ class ReadOnlyDatabase(Database):
         database, log, index = state
         self._locked = log is not None and index is not None
         if database is None:
+            check_not_lost(self.path)
             self._open = self._empty()
         elif log is not None and log[1] > 0 and index is None:
             self._open = self._copy()
