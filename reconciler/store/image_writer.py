@@ -77,7 +77,8 @@ def _index(images: Iterable[SavedImage], content: ContentStore) -> dict[str, Any
 def _docker_entry(image: SavedImage) -> dict[str, Any]:
     return {
         "Config": blob_name(image.record.config.digest),
-        "RepoTags": sorted(name.familiar for name in image.names),
+        # In full: podman takes a familiar name to mean localhost.
+        "RepoTags": sorted(str(name) for name in image.names),
         "Layers": [blob_name(layer.digest) for layer in image.record.layers],
     }
 

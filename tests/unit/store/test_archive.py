@@ -275,9 +275,12 @@ def test_u61_nothing_is_an_empty_archive(data: bytes) -> None:
 def test_u62_a_cut_inside_an_entry_is_an_error() -> None:
     data = pack((Entry(b"n" * 300, Kind.FILE, size=1000), b"x" * 1000))
     complete = len(data) - len(END)
+    unpadded = complete - (-1000 % BLOCK)
     for length in range(1, complete):
-        with pytest.raises(IntegrityError):
-            read(data[:length])
+        if length != unpadded:
+            with pytest.raises(IntegrityError):
+                read(data[:length])
+    assert len(read(data[:unpadded])) == 1  # umoci leaves the padding of the last body out
 
 
 @pytest.mark.parametrize(
