@@ -19,6 +19,7 @@ from reconciler.errors import InvalidError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
+from reconciler.registry.blob_upload import Opener
 from reconciler.registry.download import Downloader, Sink
 from reconciler.registry.fallback import Patience
 from reconciler.registry.health import EndpointHealth, Health
@@ -29,7 +30,7 @@ from reconciler.registry.resolve import Resolved, Resolver
 from reconciler.registry.retry import RetryPolicy
 from reconciler.registry.session import Session
 from reconciler.registry.transport import Timeouts, Transport
-from reconciler.registry.upload import Opener, Push, PushManifest, PushResult
+from reconciler.registry.upload import Push, PushManifest, PushResult
 
 USER_AGENT = "reconciler"
 

@@ -130,19 +130,104 @@ def test_p67_chunks_follow_the_newest_location(harness, open_registry, ref, leas
     assert open_registry.matching("PUT /up")[0].body == b""
 
 
-def test_p68_a_lost_upload_starts_anew(harness, open_registry, ref):
-    opened: list[io.BytesIO] = []
+class Source:
+    """A blob that counts how often it was opened, and whether all were closed."""
 
-    def opener() -> io.BytesIO:
-        opened.append(io.BytesIO(BLOB))
-        return opened[-1]
+    def __init__(self, seekable: bool = True) -> None:
+        self.opened: list[io.BytesIO] = []
+        self._seekable = seekable
 
-    open_registry.on(POST, session("/up/1"), session("/up/2"))
-    open_registry.on("PUT /up/1", Step(503)).on("PUT /up/2", Step(201)).on("DELETE /up/1", Step(404))
-    harness.client(open_registry).push(ref("app:1"), [(DESCRIPTOR, opener)], [MANIFEST])
+    def __call__(self) -> io.BytesIO:
+        source = io.BytesIO(BLOB)
+        if not self._seekable:
+            source.seekable = lambda: False
+        self.opened.append(source)
+        return source
+
+
+def test_p68_a_session_that_is_gone_starts_anew(harness, open_registry, ref):
+    source = Source()
+    open_registry.on(POST, session("/up/1"), session("/up/2")).on(HEAD, Step(404))
+    open_registry.on("PUT /up/1", Step(503)).on("GET /up/1", Step(404)).on("PUT /up/2", Step(201))
+    harness.client(open_registry).push(ref("app:1"), [(DESCRIPTOR, source)], [MANIFEST])
     assert open_registry.matching("PUT /up/2")[0].body == BLOB
-    assert len(opened) == 2
-    assert all(source.closed for source in opened)
+    assert len(source.opened) == 2
+    assert all(opened.closed for opened in source.opened)
+
+
+@pytest.mark.parametrize("status", [Step(405), Step(204), Step(204, b"", {"Range": "0-99999"}), Step(500)])
+def test_p68_a_server_that_does_not_tell_starts_anew(harness, open_registry, ref, status):
+    open_registry.on(POST, session("/up/1"), session("/up/2")).on(HEAD, Step(404))
+    open_registry.on("PUT /up/1", Step(503)).on("GET /up/1", status).on("DELETE /up/1", Step(204))
+    open_registry.on("PUT /up/2", Step(201))
+    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert open_registry.matching("PUT /up/2")[0].body == BLOB
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+def test_p68_a_broken_upload_goes_on_after_what_the_server_has(harness, open_registry, ref, seekable):
+    """The connection broke in the middle of one big request; the rest follows as a chunk."""
+    open_registry.on(POST, session("/up/1")).on("PUT /up/1", Step(502))
+    open_registry.on("GET /up/1", Step(204, b"", {"Range": "0-2999", "Location": "/up/1b?x=1"}))
+    open_registry.on("PATCH /up/1b", session("/up/1c")).on("PUT /up/1c", Step(201))
+    result = harness.client(open_registry).push(ref("app:1"), [(DESCRIPTOR, Source(seekable))], [MANIFEST])
+    patch = open_registry.matching("PATCH ")[0]
+    assert (patch.body, patch.headers["content-range"]) == (BLOB[3000:], f"3000-{len(BLOB) - 1}")
+    assert open_registry.matching("PUT /up/1c")[0].body == b""
+    assert result.bytes_uploaded == len(BLOB) + len(DATA)
+
+
+def test_p68_416_asks_what_the_server_has(harness, open_registry, ref):
+    open_registry.on(POST, session("/up/1")).on("PATCH /up/1", session("/up/2")).on("PATCH /up/2", Step(416))
+    open_registry.on("GET /up/2", Step(204, b"", {"Range": "bytes=0-999"}))
+    open_registry.on("PATCH /up/2", session("/up/3")).on("PATCH /up/3", session("/up/4"), session("/up/5"))
+    open_registry.on("PATCH /up/4", session("/up/4")).on("PUT /up/", Step(201))
+    harness.client(open_registry, chunk_size=2000).push(ref("app:1"), BLOBS, [MANIFEST])
+    ranges = [patch.headers["content-range"] for patch in open_registry.matching("PATCH ")]
+    assert ranges == ["0-1999", "2000-3999", "1000-2999", "3000-4999"]
+
+
+def test_p68_everything_arrived_but_the_answer(harness, open_registry, ref):
+    open_registry.on(POST, session("/up/1")).on("PUT /up/1", Step(504), Step(201))
+    open_registry.on("GET /up/1", Step(204, b"", {"Range": f"0-{len(BLOB) - 1}"}))
+    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert [put.body for put in open_registry.matching("PUT /up/1")] == [BLOB, b""]
+    assert open_registry.count("PATCH ") == 0
+
+
+def test_p68_the_blob_is_there_and_only_the_answer_was_lost(harness, open_registry, ref):
+    open_registry.on(POST, session("/up/1")).on("PUT /up/1", Step(504)).on("GET /up/1", Step(404))
+    open_registry.on(HEAD, Step(200, BLOB))
+    harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert open_registry.count(POST) == 1
+
+
+def test_p68_without_headway_it_ends(harness, open_registry, ref):
+    open_registry.on(POST, session("/up/1")).on("PUT /up/1", Step(502, times=4))
+    open_registry.on("GET /up/1", Step(204, b"", {"Range": "0-0"}, times=3)).on("DELETE /up/1", Step(204))
+    with pytest.raises(RegistryError, match="502"):
+        harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert open_registry.lines[-1] == "DELETE /up/1"
+    assert open_registry.count("PUT /v2/app/manifests") == 0
+
+
+def test_p70_two_pushers_of_one_tag(harness, registry, ref):
+    """Each sends all that its own manifest needs before it sets the tag."""
+    other = manifest(annotations={"who": "second"})
+    registry.on(HEAD, Step(404, times=2)).on(POST, session("/up/1"), session("/up/2")).on(
+        "PUT /up/", Step(201, times=2)
+    )
+    registry.on("PUT /v2/app/manifests/1", Step(201, times=2))
+    client = harness.client(registry)
+    manifests = [MANIFEST, PushManifest(media.OCI_MANIFEST, other, Digest.of(other))]
+    blobs = [(layer(data), lambda data=data: io.BytesIO(data)) for data in (b"first", b"second")]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: client.push(ref("app:1"), [blobs[n]], [manifests[n]]), range(2)))
+    tagged = [asked.body for asked in registry.matching("PUT /v2/app/manifests/1")]
+    assert sorted(tagged) == sorted([DATA, other])
+    for wanted, (_, opener) in zip((DATA, other), blobs, strict=True):
+        sent = [asked.body for asked in registry.asked]
+        assert sent.index(opener().read()) < sent.index(wanted)
 
 
 def test_p70_children_before_parents_and_the_tag_last(harness, registry, ref):
