@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -24,11 +25,26 @@ class Terminated(BaseException):
 
 def entry() -> None:
     """The console script."""
+    _open_standard_streams()
     # A short command makes many objects and hardly any garbage: looking for it took a tenth of the time.
     gc.set_threshold(50_000)
     # What others install beside us must not change how specs are read; and looking for it takes time.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(main(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Makes stdin, stdout and stderr something, however this process was started, and fit for any text."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Else the next file opened would get the number, and what goes to stderr would go into the database.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, ("stdin", "stdout", "stderr")[descriptor], os.fdopen(descriptor, "w" if descriptor else "r"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: list[str]) -> int:

@@ -28,7 +28,7 @@ def read_host_settings(root: Path) -> HostSettings:
     """The settings, or the defaults where there is no file. Raises ``InvalidError`` for a file that is not right."""
     path = root / "host.yaml"
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         return HostSettings()
     except UnicodeDecodeError:
