@@ -276,8 +276,10 @@ def _create(path: Path) -> None:
             fresh.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             fresh.execute("PRAGMA journal_mode = WAL")
         durable.publish(temporary, path, point=_POINT)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(HostError):  # swept by the next writer
+            durable.unlink(temporary, point=_POINT, sync=False)
+        raise
 
 
 def _statements(script: str) -> Iterator[str]:

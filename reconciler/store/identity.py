@@ -86,6 +86,8 @@ def claim_identity(root: Path, run: Path = RUN) -> Identity:
         probe.check_filesystem(root)
         if _read(root / "key") is None:
             durable.write_file(root / "key", os.urandom(_KEY_BYTES), point="identity.key")
+        # It may have been made by a process that was killed before it was on disk.
+        durable.sync_directory(root.parent, point="identity.root")
         # The id comes last: where it is, the key is.
         text = os.urandom(6).hex().encode() + b"\n"
         durable.write_file(root / "id", text, point="identity.id")

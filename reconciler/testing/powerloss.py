@@ -177,10 +177,12 @@ class Disk:
         _sync_names(inode)
         for path in copy.iterdir() if copy.is_dir() else ():
             if path.name not in inode.entries and not path.name.startswith(_DATABASE):
-                # Made without an announcement of its own, such as what is in a layer.
+                # Made without an announcement of its own.
                 inode.entries[path.name] = inode.seen[path.name] = _Inode(is_directory=False, copy=path)
         for name, child in inode.entries.items():
-            if child.copy is None:
+            if copy.name == "layers":
+                child.copy = copy / name  # with all that was unpacked into it
+            elif child.copy is None:
                 self._sync_all(child, copy / name)
 
     def _settle(self, inode: _Inode, path: str, chance: Random, found: State) -> None:

@@ -15,7 +15,7 @@ from reconciler.engine.embedded.host import read_host_settings
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.registries import Surroundings
 from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer, was_cut_off
-from reconciler.linux.durable import host_error
+from reconciler.linux import durable
 from reconciler.linux.lock import DirectoryLock
 from reconciler.model.address import Address
 from reconciler.model.capabilities import Capabilities
@@ -114,7 +114,7 @@ class EmbeddedEngine:
         except OSError as error:
             # What goes to disk with care raises our own errors; this is the rest, such as a full disk under /run.
             name = error.filename if isinstance(error.filename, (str, bytes)) else str(self.root)
-            raise host_error(
+            raise durable.host_error(
                 error, f"{action.verb} {action.address}: system call on", Path(os.fsdecode(name))
             ) from error
 
@@ -123,6 +123,9 @@ class EmbeddedEngine:
         prepare_root(self.root)
         with DirectoryLock(self.root).acquire(_FOREVER if timeout is None else timeout):
             cut_off = was_cut_off(self.root)
+            if cut_off:
+                # What a killed process left is seen, and will be built upon, but need not be on disk yet.
+                durable.sync_filesystem(self.root, point="recovery")
             writer, state = self._open_writer()
             note_place(state.identity)
             self._turn = True

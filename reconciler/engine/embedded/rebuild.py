@@ -17,7 +17,7 @@ from reconciler.clock import SystemClock, rfc3339
 from reconciler.engine.embedded.adopt import adopt_containers, adopt_volumes
 from reconciler.engine.embedded.state import SCHEMAS, WriterState
 from reconciler.errors import ReconcilerError
-from reconciler.linux import durable
+from reconciler.linux import durable, watch
 from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.digest import Digest
@@ -111,7 +111,11 @@ def _salvage(root: Path, making: Path) -> Iterator[Repaired]:
     copy = making / "old"
     durable.make_directory(copy, point=_POINT)
     for suffix in ("", "-wal"):
-        with durable.guarded("copy", root / FILE), contextlib.suppress(FileNotFoundError):
+        with (
+            durable.guarded("copy", root / FILE),
+            watch.operation(_POINT, "entry", copy / f"{FILE}{suffix}"),
+            contextlib.suppress(FileNotFoundError),
+        ):
             shutil.copyfile(root / f"{FILE}{suffix}", copy / f"{FILE}{suffix}")
     with (
         contextlib.closing(connect((copy / FILE).as_uri())) as old,
@@ -123,7 +127,8 @@ def _salvage(root: Path, making: Path) -> Iterator[Repaired]:
         for table in tables:
             _drop_dangling(new, table)
         counts = {table: new.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in sorted(tables)}
-        new.execute("COMMIT")
+        with watch.operation(_POINT, "commit", making / FILE):
+            new.execute("COMMIT")
     remove_tree(copy, point=_POINT)
     found = ", ".join(f"{count} {table}" for table, count in counts.items() if count and table not in _NOT_TAKEN)
     yield Repaired("database", FILE, True, f"taken over from the damaged one: {found or 'nothing'}")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.unpacking import unpack_image
 from reconciler.errors import ReconcilerError
+from reconciler.linux import durable
+from reconciler.linux.tree import remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.store.damage import Repaired
 from reconciler.store.quarantine import Quarantine
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from reconciler.engine.embedded.machinery import Machinery
     from reconciler.store.images import ImageRecord
     from reconciler.store.layers import Layer
+
+_POINT = "repair.layer"
 
 
 class LayerRepair:
@@ -49,15 +53,16 @@ class LayerRepair:
         for row in users:
             self._machinery.containers.take_down(row)
         known = self._state.layers.get(chain_id)
-        aside = self._put_aside(chain_id)
+        moved = self._put_aside(chain_id)
         try:
             unpack_image(self._state, image.digest)
         except BaseException:
             # What is damaged in one file may still run: better than nothing to run.
-            if known is not None and aside is not None:
-                self._put_back(known, aside)
+            if known is not None:
+                self._put_back(known, moved)
             raise
-        return True, "unpacked again from its blob" + (f"; the damaged one is kept in {aside}" if aside else "")
+        kept = f"; the damaged one is kept in {moved[0][1]}" if moved else ""
+        return True, f"unpacked again from its blob{kept}"
 
     def _lies_on(self, row: ContainerRow) -> set[str]:
         try:
@@ -72,17 +77,21 @@ class LayerRepair:
                 return image
         return None
 
-    def _put_aside(self, chain_id: Digest) -> Path | None:
-        """The row first: a crash after it leaves a layer that is not unpacked, which the next use makes again."""
+    def _put_aside(self, chain_id: Digest) -> list[tuple[Path, Path]]:
+        """Where the directory and the list of its files were, and where they are now.
+
+        The row goes first: a crash after it leaves a layer that is not unpacked, which the next use makes again.
+        """
         with self._state.database.transaction() as connection:
             connection.execute("DELETE FROM layers WHERE chain_id = ?", (chain_id,))
         quarantine = Quarantine(self._state.root)
-        aside = quarantine.take(self._state.layers.path(chain_id), "layer")
-        quarantine.take(self._state.layers.files(chain_id), "layer")
-        return aside
+        places = (self._state.layers.path(chain_id), self._state.layers.files(chain_id))
+        return [(place, aside) for place in places if (aside := quarantine.take(place, "layer")) is not None]
 
-    def _put_back(self, layer: Layer, aside: Path) -> None:
-        aside.rename(self._state.layers.path(layer.chain_id))
+    def _put_back(self, layer: Layer, moved: list[tuple[Path, Path]]) -> None:
+        for place, aside in moved:
+            remove_tree(place, point=_POINT)  # of a list, what a failed unpack may have left
+            durable.rename(aside, place, point=_POINT)
         with self._state.database.transaction() as connection:
             connection.execute(
                 "INSERT INTO layers (chain_id, parent, diff_id, blob, size, entries) VALUES (?, ?, ?, ?, ?, ?)",

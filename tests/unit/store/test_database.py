@@ -154,7 +154,7 @@ def test_a_database_appears_only_when_it_is_whole(root: Path) -> None:
         assert [path.name for path in root.iterdir()] == (["state.db"] if stop == 3 else [])
         for path in root.iterdir():
             path.unlink()
-    assert fault.seen == ["database:create", "database:fsync", "database:rename", "database:fsync-directory"]
+    assert fault.seen == [f"database:{kind}" for kind in ("create", "fsync", "rename", "fsync-directory", "unlink")]
 
 
 @pytest.mark.parametrize("kind", [WritableDatabase, ReadOnlyDatabase])
