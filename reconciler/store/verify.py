@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from reconciler.store.rehash import Flaw
 
 _LAYER_NAME = re.compile(r"([0-9a-f]{64})(\..*)?", re.ASCII)
-_TEMPORARY = re.compile(r"\..+\.tmp", re.ASCII)
+_TEMPORARY = re.compile(r"\..+\.tmp|\.rebuild(-ready)?", re.ASCII)
 
 
 def check_database(database: Database) -> Iterator[Damage]:

@@ -43,14 +43,14 @@ def rebuild_database(root: Path) -> Iterator[Repaired]:
 
     Raises ``HostError`` when something cannot be written; the old database is then still in its place.
     """
-    if not (root / _READY).is_dir():
+    if not is_unfinished(root):
         yield from _make(root)
     yield _take_place(root)
 
 
 def is_unfinished(root: Path) -> bool:
     """Whether a rebuild was cut off when its database was ready and not yet in its place."""
-    return (root / _READY).is_dir()
+    return (root / _READY / FILE).exists()
 
 
 def image_of(content: ContentStore, digest: Digest) -> ImageRecord | None:
@@ -80,7 +80,8 @@ def image_of(content: ContentStore, digest: Digest) -> ImageRecord | None:
 
 def _make(root: Path) -> Iterator[Repaired]:
     making = root / _MAKING
-    remove_tree(making, point=_POINT)
+    for left in (making, root / _READY):
+        remove_tree(left, point=_POINT)
     durable.make_directory(making, point=_POINT)
     WritableDatabase(making, SCHEMAS).close()
     yield from _salvage(root, making)
@@ -97,11 +98,9 @@ def _take_place(root: Path) -> Repaired:
     """Every step may be repeated: a crash in between leaves the damaged database, or none, which is refused too."""
     quarantine = Quarantine(root)
     # The old log goes first: beside the new database it would be taken for its own.
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-wal", "-shm", ""):
         quarantine.take(root / f"{FILE}{suffix}", "database")
-    if (root / _READY / FILE).exists():
-        quarantine.take(root / FILE, "database")
-        durable.rename(root / _READY / FILE, root / FILE, point=_POINT)
+    durable.rename(root / _READY / FILE, root / FILE, point=_POINT)
     remove_tree(root / _READY, point=_POINT)
     return Repaired("database", FILE, True, f"a new one took its place; the old one is kept in {quarantine.directory}")
 
