@@ -6,6 +6,7 @@ import argparse
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reconciler.cli.context import Context
@@ -16,6 +17,7 @@ from reconciler.model.policy import PlanOptions
 
 if TYPE_CHECKING:
     from reconciler.apply.report import StepResult
+    from reconciler.engine.embedded.engine import EmbeddedEngine
     from reconciler.engine.port import ProgressEvent
     from reconciler.model.desired import Desired
     from reconciler.plan.plan import Step
@@ -29,6 +31,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
     """Runs until SIGTERM (143) or SIGINT (130). Containers are left running."""
     from reconciler.clock import SystemClock
     from reconciler.daemon.conditions import Board
+    from reconciler.daemon.housekeeping import Housekeeping
     from reconciler.daemon.loop import Loop
     from reconciler.daemon.notify import Notifier
     from reconciler.daemon.passes import EngineConverger
@@ -51,6 +54,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
     with context.engine() as engine:
         with engine.turn(context.lock_timeout):
             run_directory = engine.run_directory
+        housekeeping = Housekeeping(partial(_collect, engine, context.lock_timeout, stop), clock)
         converger = EngineConverger(
             engine,
             PlanOptions(max_deletes=options.max_deletes),
@@ -58,6 +62,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
             progress,
             _nothing,
             10.0 if context.lock_timeout is None else context.lock_timeout,
+            settled=housekeeping.look,
         )
         with Board(run_directory) as board:
             loop = Loop(
@@ -94,6 +99,21 @@ def _source(context: Context, options: argparse.Namespace, arrived: Callable[[],
 def _watchdog(context: Context) -> float | None:
     text = context.environment.get("WATCHDOG_USEC", "")
     return int(text) / 1_000_000 if text.isdecimal() and int(text) else None
+
+
+def _collect(engine: EmbeddedEngine, timeout: float | None, stop: threading.Event) -> tuple[int, int]:
+    """Collects garbage if a stack says what to keep: who declares no retention runs ``gc`` when it suits them."""
+    from reconciler.engine.embedded.collect import Collection, collect
+
+    if not any(address.kind == "retention" for address in engine.view().state.facts.all()):
+        return 0, 0
+    count = size = 0
+    if listed := Collection(engine.view()).plan():
+        for item in collect(engine, listed, timeout):
+            count, size = count + 1, size + item.size
+            if stop.is_set():
+                break
+    return count, size
 
 
 def _nothing(_step: Step, _result: StepResult | None) -> None:

@@ -26,7 +26,8 @@ def run(context: Context, options: argparse.Namespace) -> int:
             return 0
         freed: list[Item] = []
         try:
-            freed.extend(collect(engine, listed, context.lock_timeout))
+            if engine.view().state.identity.exists:  # else there is no root, and none is made for this
+                freed.extend(collect(engine, listed, context.lock_timeout))
         finally:
             # What is gone is told of even if the rest could not go.
             _show(context, options, freed, "freed", len(listed))

@@ -21,7 +21,10 @@ _AFTER_WAITING = 5.0  # events wake the loop sooner: this bounds only a missed o
 
 @dataclass(frozen=True, slots=True)
 class EngineConverger:
-    """See ``daemon.port.Converger``. When ``stop`` is set, steps that run are finished and none begins."""
+    """See ``daemon.port.Converger``. When ``stop`` is set, steps that run are finished and none begins.
+
+    ``settled`` is called after a pass that left nothing to do.
+    """
 
     engine: Engine
     options: PlanOptions
@@ -30,6 +33,7 @@ class EngineConverger:
     listener: Listener
     lock_timeout: float = 10.0
     clock: Clock = field(default_factory=SystemClock)
+    settled: Callable[[], None] = lambda: None
 
     def converge_once(
         self, desired: Desired, *, asked: bool, exclude: Collection[Address], export: Callable[[], None]
@@ -49,6 +53,8 @@ class EngineConverger:
         last = session.one_pass(exclude)
         while last.performed and not self.stop.is_set():
             last = session.one_pass(exclude)
+        if last.settled and not last.waiting and not self.stop.is_set():
+            self.settled()
         next_try = _AFTER_WAITING if last.waiting else None
         if last.plan.retry_at is not None:
             due = max(0.0, last.plan.retry_at - self.clock.now().timestamp())

@@ -104,10 +104,11 @@ class ContentStore:
             os.scandir(self._blobs) as entries,
         ):
             for entry in entries:
-                # A file that is not ours has no digest's name; one that vanishes meanwhile takes nothing.
+                # What is not ours has no digest's name, or is a directory; what vanishes meanwhile takes nothing.
                 with contextlib.suppress(InvalidError, FileNotFoundError):
                     digest = Digest(f"sha256:{entry.name}")
-                    found.append((digest, entry.stat(follow_symlinks=False).st_blocks * 512))
+                    if not entry.is_dir(follow_symlinks=False):
+                        found.append((digest, entry.stat(follow_symlinks=False).st_blocks * 512))
         return found
 
     def remove(self, digest: Digest, *, sync: bool = True) -> bool:

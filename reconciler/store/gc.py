@@ -13,22 +13,21 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from reconciler.errors import HostError
 from reconciler.linux.tree import disk_usage
 from reconciler.oci.digest import Digest
 from reconciler.store import ingest
-from reconciler.store.marks import Marker, Marks, Root
+from reconciler.store.marks import Marker, Marks
 from reconciler.store.removal import FILES, Removal, is_in_use, layer_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from reconciler.errors import HostError
     from reconciler.store.content import ContentStore
     from reconciler.store.database import Database
     from reconciler.store.leases import LeaseTable
-
-__all__ = ["Garbage", "GarbageCollector", "GcPlan", "Root"]
+    from reconciler.store.marks import Root
 
 # How many things go in one slice: an image is a row, others are names of files and directories.
 _IMAGES = 1000
@@ -138,15 +137,13 @@ class GarbageCollector:
         # The same must stay without these rows: no need to mark again.
         marks.forget(images=(digest for (digest,) in images), layers=(layers[key] for key in with_row))
         self._marked = version, marks
-        if len(images) == len(items):
+        if items[0].kind == "image":
             return rows
         with self._database.transaction():
             marks = self._marks(roots, among)
             possible = [item for item in items if _may_go(item, marks)]
             # A row whose directory was lost is freed as well.
-            files = [item for item in possible if removal.take(item.kind, item.id) or item.key in with_row]
-            removal.sync()
-        return files
+            return [item for item in possible if removal.take(item.kind, item.id) or item.key in with_row]
 
     def _marks(self, roots: tuple[Root, ...], among: frozenset[Digest] | None) -> Marks:
         """What must stay now, marked again only if somebody wrote since. The caller is in a transaction."""
@@ -169,8 +166,9 @@ class GarbageCollector:
             if digest not in marks.blobs:
                 yield Garbage("blob", digest, _NO_BLOB, size)
         for path in sorted(self._content.partials()):
-            if f"sha256:{path.name}" not in marks.leased and ingest.is_abandoned(path):
-                yield Garbage("partial", path.name, "an unfinished download that nobody continues", disk_usage(path))
+            # A directory there is not ours.
+            if f"sha256:{path.name}" not in marks.leased and not path.is_dir() and ingest.is_abandoned(path):
+                yield Garbage("partial", path.name, "an unfinished download that nobody continues", _usage(path))
 
     def _garbage_layers(self, marks: Marks) -> Iterator[Garbage]:
         families: dict[str, list[str]] = {}
@@ -186,15 +184,14 @@ class GarbageCollector:
             yield from self._leftovers(names, marks)
 
     def _list_size(self, names: list[str]) -> int:
-        return sum(disk_usage(self._layers / name) for name in names if name.endswith(FILES))
+        return sum(_usage(self._layers / name) for name in names if name.endswith(FILES))
 
     def _leftovers(self, names: list[str], marks: Marks) -> Iterator[Garbage]:
         """Of one layer, what has no row."""
         if not names or f"sha256:{names[0][:64]}" in marks.leased or is_in_use(self._layers, names):
             return
         for name in sorted(names):
-            with contextlib.suppress(FileNotFoundError):
-                yield Garbage("layer", name, _LEFT, disk_usage(self._layers / name))
+            yield Garbage("layer", name, _LEFT, _usage(self._layers / name))
 
     def _garbage_among(self, marks: Marks, among: frozenset[Digest]) -> Iterator[Garbage]:
         gone = sorted(marks.recorded.keys() & among - marks.images)
@@ -208,7 +205,7 @@ class GarbageCollector:
                 yield Garbage("layer", name, _NO_LAYER, size)
         for digest in dict.fromkeys(blob for part in parts for blob in part.blobs):
             if digest not in marks.blobs and self._content.has(Digest(digest)):
-                yield Garbage("blob", digest, _NO_BLOB, disk_usage(self._content.path(Digest(digest))))
+                yield Garbage("blob", digest, _NO_BLOB, _usage(self._content.path(Digest(digest))))
 
 
 def _may_go(item: Garbage, marks: Marks) -> bool:
@@ -221,6 +218,16 @@ def _may_go(item: Garbage, marks: Marks) -> bool:
     if item.kind == "partial" or item.id[64:]:
         return chain_id not in marks.leased
     return chain_id not in marks.layers and chain_id not in marks.claimed.chains
+
+
+def _usage(path: Path) -> int:
+    """Bytes on disk; none of what somebody else has removed meanwhile."""
+    try:
+        return disk_usage(path)
+    except HostError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return 0
+        raise
 
 
 def _slices(items: list[Garbage], length: int) -> Iterator[list[Garbage]]:

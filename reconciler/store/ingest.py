@@ -6,6 +6,7 @@ known to be nobody's.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -222,23 +223,31 @@ class NewBlob(_Partial):
 def is_abandoned(path: Path) -> bool:
     """Whether nobody is writing the partial file ``path`` now. False when it is gone."""
     with durable.guarded("read", path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+        descriptor = _open_to_lock(path)
+        if descriptor is None:
+            return path.is_symlink()  # which nobody writes to
         try:
             return try_lock(descriptor)
         finally:
             os.close(descriptor)
 
 
+def _open_to_lock(path: Path) -> int | None:
+    """Whatever is there, opened without waiting for anybody; None for nothing and for a symbolic link."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+
+
 def remove_abandoned(path: Path) -> bool:
     """Removes the partial file ``path`` unless somebody writes it or it is gone; says whether it did."""
     with durable.guarded("remove", path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+        descriptor = _open_to_lock(path)
+        if descriptor is None:
+            return durable.unlink(path, point="ingest.sweep")
         try:
             return try_lock(descriptor) and _is_still(path, descriptor) and durable.unlink(path, point="ingest.sweep")
         finally:

@@ -138,11 +138,14 @@ class Marker:
         for row in self._database.query("SELECT chain_id, parent, size FROM layers"):
             parents[row["chain_id"]] = row["parent"]
             marks.layer_sizes[row["chain_id"]] = row["size"]
+        seen: set[str] = set()
         for chain_id in wanted:
             layer: str | None = chain_id
-            while layer is not None:
-                marks.layers.add(layer)
+            # Whatever is marked has its parents marked. (Damaged rows could even form a ring.)
+            while layer is not None and layer not in seen:
+                seen.add(layer)
                 layer = parents.get(layer)
+        marks.layers |= seen
 
     def _read(self, digest: str) -> tuple[frozenset[str], tuple[str, ...]]:
         """The blobs that a manifest needs, and the images that an index lists."""

@@ -3,7 +3,6 @@
     with Removal(layers, content) as removal:
         with database.transaction():      # nobody takes a lease meanwhile
             removal.take("layer", name)
-            removal.sync()
         left = removal.run()              # as long as it takes
 
 A directory gets another name first, ``<chain hex>.removed-*``. Whoever removes holds ROOT/layers by a shared flock, so
@@ -81,15 +80,15 @@ class Removal:
             durable.unlink(self._layers / f"{name}{FILES}", point=_POINT, sync=False)
         return taken
 
-    def sync(self) -> None:
-        """Makes the new names durable."""
+    def run(self) -> set[str]:
+        """Frees the bytes of all that was taken; the names of layers of which something is left.
+
+        Raises ``HostError`` when it cannot be made durable: a power loss may then bring back what was taken.
+        """
         if self._blobs:
             self._content.sync_removals()
         if self._aside:
             durable.sync_directory(self._layers, point=_POINT)
-
-    def run(self) -> set[str]:
-        """Frees the bytes of all that was taken; the names of layers of which something is left."""
         left = set()
         for path, name in self._aside.items():
             try:

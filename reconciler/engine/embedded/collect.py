@@ -48,6 +48,7 @@ def collect(engine: EmbeddedEngine, items: Iterable[Item], timeout: float | None
     """
     with engine.turn(timeout):
         collection = Collection(engine.writer())
+        engine.writer().state.leases.sweep()
     yield from collection.collect(items, partial(engine.turn, timeout))
 
 

@@ -16,9 +16,10 @@ from reconciler.oci.manifest import Manifest
 from reconciler.oci.platform import Platform
 from reconciler.store.content import ContentStore
 from reconciler.store.database import WritableDatabase
-from reconciler.store.gc import GarbageCollector, GcPlan, Root
+from reconciler.store.gc import GarbageCollector, GcPlan
 from reconciler.store.images import ImageRecord, ImageTable, LayerRecord, NameTable
 from reconciler.store.leases import LeaseTable
+from reconciler.store.marks import Root
 from reconciler.store.schema import STORE
 
 

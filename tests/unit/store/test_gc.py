@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from reconciler.errors import HostError, IntegrityError
 from reconciler.linux import watch
 from reconciler.linux.lock import DirectoryLock
+from reconciler.linux.tree import disk_usage
 from reconciler.oci import media
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
-from reconciler.store.gc import Root
+from reconciler.store.gc import Garbage, GcPlan
 from reconciler.store.images import Name
+from reconciler.store.marks import Marker, Root
+from reconciler.store.removal import Removal
 from reconciler.testing.faults import FaultAt
 
-if TYPE_CHECKING:
-    from .conftest import Store
+from .conftest import Store
 
 
 def kinds(plan) -> dict[str, int]:
@@ -297,3 +301,198 @@ def test_s13_no_row_is_left_without_its_bytes_wherever_collection_fails(store: S
         assert list(store.content.digests()) == []
         steps += 1
     assert steps > 10
+
+
+def test_an_image_that_stays_keeps_what_it_shares_with_one_that_goes(store: Store) -> None:
+    """Neither has a name, but only one is to go: the row of the other must not outlive its parts."""
+    gone, stays = store.add_image(b"shared", b"one"), store.add_image(b"shared", b"two")
+    plan = store.gc.plan((), among=[gone.digest])
+    assert kinds(plan) == {"image": 1, "layer": 1, "blob": 3}
+    assert store.collect(plan).garbage == plan.garbage
+    assert store.images.list() == (stays,)
+    assert all(store.content.has(blob) for blob in stays.blobs)
+    assert store.layers() == {chain.hex for chain in stays.chain_ids}
+
+
+def test_a_plan_without_its_images_frees_nothing_of_them(store: Store) -> None:
+    store.add_image(b"one", b"two")
+    whole = store.gc.plan(())
+    before = everything(store.root)
+    assert store.collect(GcPlan(tuple(item for item in whole.garbage if item.kind != "image"))).garbage == ()
+    assert everything(store.root) == before
+
+
+def test_a_layer_goes_with_its_list_of_files_and_both_count(store: Store) -> None:
+    image = store.add_image(b"one")
+    listed = store.root / "layers" / f"{image.chain_ids[0].hex}.files"
+    listed.write_bytes(b"x" * 5000)
+    (layer,) = (item for item in store.gc.plan(()).garbage if item.kind == "layer")
+    assert layer.size == 7 + 8192
+    store.collect(store.gc.plan(()))
+    assert store.layers() == set()
+
+
+def test_a_list_of_files_without_a_layer_is_garbage_unless_the_layer_is_in_the_making(store: Store) -> None:
+    name = "ab" * 32
+    (store.root / "layers" / f"{name}.unpacking").mkdir(parents=True)
+    (store.root / "layers" / f"{name}.files").write_bytes(b"half")
+    with DirectoryLock(store.root / "layers" / f"{name}.unpacking").acquire(0):
+        assert store.gc.plan(()).garbage == ()
+    assert kinds(store.gc.plan(())) == {"layer": 2}
+    store.collect(store.gc.plan(()))
+    assert store.layers() == set()
+
+
+def test_bytes_freed_are_those_of_the_disk(store: Store) -> None:
+    (store.root / "layers").mkdir()
+    blob = store.content.put(os.urandom(100_000))
+    holes = store.root / "layers" / ("ab" * 32)
+    holes.mkdir()
+    with (holes / "sparse").open("wb") as sparse:
+        sparse.truncate(1 << 30)
+        sparse.write(b"content")
+    (holes / "link").hardlink_to(holes / "sparse")
+    before = disk_usage(store.root / "blobs") + disk_usage(store.root / "layers")
+    plan = store.gc.plan(())
+    assert {item.id for item in plan.garbage} == {blob, holes.name}
+    store.collect(plan)
+    assert before - disk_usage(store.root / "blobs") - disk_usage(store.root / "layers") == plan.size
+
+
+def test_what_is_not_ours_in_the_store_stands_in_nobodys_way(store: Store) -> None:
+    store.add_image(b"one")
+    name = "ef" * 32
+    (store.root / "blobs" / "sha256" / name).mkdir()
+    (store.root / "ingest" / name).mkdir()
+    (store.root / "layers" / "lost+found").mkdir()
+    (store.root / "blobs" / "sha256" / "note").write_bytes(b"")
+    os.mkfifo(store.root / "layers" / f"{name}.unpacking")
+    (store.root / "layers" / name).symlink_to("/etc")
+    assert store.collect(store.gc.plan(())).garbage != ()
+    assert store.gc.plan(()).garbage == ()
+    assert store.layers() == {"lost+found"}
+    assert Path("/etc/passwd").exists()
+
+
+def test_layers_that_are_their_own_parents_end_no_collection(store: Store) -> None:
+    image = store.add_image(b"one", b"two")
+    with store.database.transaction() as connection:
+        connection.execute("UPDATE layers SET parent = ? WHERE parent IS NULL", (image.chain_ids[1],))
+    roots = [Root("layer", image.chain_ids[0], "damaged")]
+    assert "layer" not in kinds(store.gc.plan(roots))
+
+
+def test_one_layer_that_cannot_be_removed_holds_up_no_other(store: Store) -> None:
+    images = [store.add_image(b"%d" % number) for number in range(3)]
+    stuck = images[1].chain_ids[0].hex
+    plan = store.gc.plan(())
+    freed: list[Garbage] = []
+
+    def fail(phase: watch.Phase, operation: watch.Operation) -> None:
+        if (phase, operation.name) == ("before", "layer.remove:remove-tree") and stuck in str(operation.path):
+            raise OSError(errno.EBUSY, "injected")
+
+    with watch.observed(fail), pytest.raises(HostError, match="busy"):
+        freed.extend(store.gc.collect(plan, tuple))
+    assert {item.key for item in plan.garbage} - {item.key for item in freed} == {("layer", stuck)}
+    assert [name[:64] for name in store.layers()] == [stuck]
+    store.collect(store.gc.plan(()))
+    assert store.layers() == set()
+
+
+def test_two_collections_at_once_free_everything_once(store: Store) -> None:
+    for number in range(8):
+        store.add_image(b"shared", b"%d" % number)
+    (store.root / "layers" / ("ab" * 32 + ".removed-00000000")).mkdir()
+    plan = store.gc.plan(())
+    other = Store.open(store.root)
+    freed: list[Garbage] = []
+    plans: list[GcPlan] = []
+
+    def meanwhile(phase: watch.Phase, operation: watch.Operation) -> None:
+        # In the middle of the first collection's removals: what it is at must not be taken for a leftover.
+        if (phase, operation.name) == ("before", "layer.remove:remove-tree") and not plans:
+            plans.append(GcPlan(()))
+            plans.append(other.gc.plan(()))
+            freed.extend(other.gc.collect(plan, tuple))
+
+    with watch.observed(meanwhile):
+        freed += store.gc.collect(plan, tuple)
+    other.database.close()
+    assert plans == [GcPlan(()), GcPlan(())]
+    assert sorted(item.key for item in freed) == sorted(item.key for item in plan.garbage)
+    assert store.layers() == set()
+
+
+def test_a_lease_taken_between_the_rows_and_the_files_protects_the_files(store: Store) -> None:
+    image = store.add_image(b"one")
+    plan = store.gc.plan(())
+    other = Store.open(store.root)
+    leases = []
+
+    def pull(phase: watch.Phase, operation: watch.Operation) -> None:
+        rows = other.database.query("SELECT * FROM layers") if not leases else [True]
+        if (phase, operation.name) == ("after", "database:commit") and not rows and not leases:
+            leases.append(None)
+            leases.append(other.leases.take("pull", [*image.blobs, *image.chain_ids]))
+
+    with watch.observed(pull):
+        freed = store.collect(plan)
+    assert len(leases) == 2
+    other.database.close()
+    assert kinds(freed) == {"image": 1}  # the layer has lost its row, and whoever pulls unpacks it again
+    assert all(store.content.has(blob) for blob in image.blobs)
+    assert store.layers() == {image.chain_ids[0].hex}
+
+
+def test_turns_are_short_and_bytes_go_outside_them(store: Store) -> None:
+    for number in range(500):
+        store.content.put(b"%d" % number)
+    layers = store.root / "layers"
+    for number in range(500):
+        (layers / f"{number:064x}").mkdir(parents=True)
+    plan = store.gc.plan(())
+    inside: list[list[str]] = []
+    outside: list[str] = []
+    turns = 0
+
+    def note(phase: watch.Phase, operation: watch.Operation) -> None:
+        if phase == "before":
+            (inside[-1] if turns else outside).append(operation.name)
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        nonlocal turns
+        inside.append([])
+        turns += 1
+        yield
+        turns -= 1
+
+    with watch.observed(note):
+        assert len(list(store.gc.collect(plan, tuple, turn))) == 1000
+    slow = {"layer.remove:remove-tree", "layer.remove:fsync-directory", "blob.remove:fsync-directory"}
+    assert set(outside) == slow
+    assert not any(slow & set(names) for names in inside)
+    assert max(map(len, inside)) < 450
+
+
+def test_marking_again_is_spared_when_nobody_wrote(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(300):
+        store.content.put(b"%d" % number)
+    store.names.set(Name("docker.io/library/kept:latest", store.add_image(b"kept").digest, "", "tag"))
+    marked = []
+    mark = Marker.mark
+    monkeypatch.setattr(Marker, "mark", lambda *arguments: marked.append(1) or mark(*arguments))
+    assert len(list(store.gc.collect(store.gc.plan(()), tuple))) == 300
+    assert len(marked) == 1
+
+
+def test_a_big_blob_is_out_of_sight_at_once_and_its_bytes_go_after_the_turn(store: Store) -> None:
+    blob = store.content.put(bytes(3 << 20))
+    removal = Removal(store.root / "layers", store.content)
+    with removal:
+        assert removal.take("blob", blob)
+        assert not store.content.has(blob)
+        assert any("(deleted)" in str(os.readlink(f"/proc/self/fd/{fd}")) for fd in removal._open)  # noqa: PTH115
+    assert removal._open == []
+    assert not removal.take("blob", blob)
