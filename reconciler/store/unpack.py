@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _log = Logger("store")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DISK_BLOCK = 4096
+_MAX_NAME = 255  # of one component, limits.h
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.ERANGE, errno.E2BIG)
 _DEVICES = (Kind.CHARACTER, Kind.BLOCK_DEVICE)
 _NODE_TYPES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
@@ -276,8 +277,8 @@ class _Extraction:
 
 
 def _parts(name: bytes) -> PathParts:
-    """A path of the archive by components. Raises ``InvalidError`` for one that leads above the root."""
-    if b"." not in name:
+    """A path of the archive by components. Raises ``InvalidError`` for one that no path inside the layer can be."""
+    if len(name) <= _MAX_NAME and b"." not in name:
         return tuple(filter(None, name.split(b"/")))
     parts: list[bytes] = []
     for part in name.split(b"/"):
@@ -285,6 +286,8 @@ def _parts(name: bytes) -> PathParts:
             if not parts:
                 raise InvalidError(f"the path {ascii(os.fsdecode(name))} leads out of the layer")
             parts.pop()
+        elif len(part) > _MAX_NAME:
+            raise InvalidError(f"the path {shown((name,))} has a name of {len(part)} bytes; {_MAX_NAME} are possible")
         elif part not in (b"", b"."):
             parts.append(part)
     return tuple(parts)

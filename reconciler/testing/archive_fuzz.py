@@ -110,7 +110,8 @@ def _path(random: Random) -> bytes:
     if _one_in(random, 8):
         path = random.choice((b"./", b"/", b"//", b"../")) + path
     if _one_in(random, 40):
-        path = random.choice((b".", b"./", b"/", b"..", b"l" * 90 + b"/" + path, b"l" * 150 + b"/" + path))
+        long = random.choice((90, 150, 255, 256))
+        path = random.choice((b".", b"./", b"/", b"..", b"l" * long + b"/" + path, path + b"/" + b"l" * long))
     return path
 
 

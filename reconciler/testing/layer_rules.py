@@ -81,6 +81,8 @@ def parts(name: bytes) -> Place:
             found.pop()
         elif part not in (b"", b"."):
             found.append(part)
+    if any(len(part) > 255 for part in found):
+        raise Refused("a long name")
     return tuple(found)
 
 
@@ -99,6 +101,8 @@ def look(root: Node, place: Place, *, make: bool = False) -> tuple[Node, Place] 
     while pending:
         name = pending.pop(0)
         here = trail[-1][1] if trail else root
+        if len(name) > 255:
+            raise Refused("a long name")
         if name in (b"", b"."):
             continue
         if name == b"..":

@@ -61,9 +61,9 @@ def members(data: bytes) -> list[Member]:
             if not checksum_is_right(block):
                 raise Refused("checksum")
             flag = block[156:157]
-            size = numeric(block[124:136])
             if flag not in (b"x", b"g", b"L", b"K"):
                 break
+            size = numeric(block[124:136])
             spent += size + BLOCK
             if size < 0 or spent > MOST["header"] + BLOCK:
                 raise Refused("size of an extended header")
@@ -110,19 +110,19 @@ def entry(data: bytes, at: int, records: dict[bytes, bytes], names: dict[bytes, 
     at += BLOCK
     if flag == b"S":
         pairs, real, at = old_map(data, block, at)
-        stored, at = padded(data, at, size)
+        stored, at = padded(data, at, size, last=True)
         content = filled(pairs, real, stored)
     elif declared:
         if kind != "f":
             raise Refused("sparse, but no file")
-        stored, at = padded(data, at, size)
+        stored, at = padded(data, at, size, last=True)
         pairs, real, stored = pax_map(records, stored)
         content = filled(pairs, real, stored)
         name = records.get(b"GNU.sparse.name") or name
     else:
         if size > MOST["file"]:
             raise Refused("a large file")
-        content, at = padded(data, at, size)
+        content, at = padded(data, at, size, last=True)
         if kind == "f" and flag != b"7" and name.endswith(b"/"):
             kind, content = "d", b""
     if not name or b"\0" in name or b"\0" in link or max(name.count(b"/"), link.count(b"/")) > MOST["depth"]:
@@ -132,8 +132,8 @@ def entry(data: bytes, at: int, records: dict[bytes, bytes], names: dict[bytes, 
     if not all(0 <= owner <= 2**32 - 2 for owner in owners):
         raise Refused("owner")
     device = (numeric(block[329:337]), numeric(block[337:345])) if kind in "cb" else (0, 0)
-    seconds = Fraction(numeric(block[136:148]))
-    mtime = moment(records[b"mtime"]) if b"mtime" in records else nanoseconds(seconds)
+    seconds = records.get(b"mtime")
+    mtime = moment(seconds) if seconds is not None else nanoseconds(Fraction(numeric(block[136:148])))
     xattrs = {key[13:]: value for key, value in records.items() if key.startswith(b"SCHILY.xattr.")}
     if any(b"\0" in key for key in xattrs):
         raise Refused("name of an attribute")
@@ -187,9 +187,11 @@ def nanoseconds(seconds: Fraction) -> int:
     return max(first, min(cut, last))
 
 
-def padded(data: bytes, at: int, size: int) -> tuple[bytes, int]:
-    """``size`` bytes and where the block after them begins."""
+def padded(data: bytes, at: int, size: int, *, last: bool = False) -> tuple[bytes, int]:
+    """``size`` bytes and where the block after them begins. The ``last`` body of all may go without its padding."""
     after = at + size + (-size % BLOCK)
+    if last and at + size == len(data):
+        after = len(data)
     if after > len(data):
         raise Refused("cut off")
     return data[at : at + size], after

@@ -359,8 +359,12 @@ def test_u46_u47_names(unpack: Unpack) -> None:
     odd = [b"\xff\xfe", b"new\nline", b"back\\slash", b"trailing ", b"n" * 255]
     layer = unpack(*(file(name) for name in odd))
     assert sorted(os.listdir(os.fsencode(layer))) == sorted(odd)
+    for name in (b"n" * 256, b"d/" + b"n" * 256 + b"/f", b".wh." + b"n" * 252):
+        with pytest.raises(InvalidError, match="256 bytes"):
+            unpack(file(name))
+    assert (unpack(symlink(b"l", b"t" * 4095)) / "l").readlink() == Path("t" * 4095)
     with pytest.raises(InvalidError, match="File name too long"):
-        unpack(file(b"n" * 256))
+        unpack(symlink(b"l", b"t" * 4096))
 
 
 def test_u46_a_path_beyond_the_kernel_s_limit_works(unpack: Unpack) -> None:
