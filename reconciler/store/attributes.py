@@ -31,8 +31,8 @@ def attributes(path: bytes, status: os.stat_result, parts: PathParts = ()) -> tu
 def xattrs(target: bytes | int, parts: PathParts = ()) -> Xattrs:
     """The extended attributes that belong into a layer, by name: of a link itself, or of an open file.
 
-    Raises ``InvalidError``, naming ``parts``, when overlayfs keeps part of the file elsewhere: a layer made of this
-    one would have holes.
+    Raises ``InvalidError``, naming ``parts``, when overlayfs keeps part of the file elsewhere (a layer made of this one
+    would have holes), and for a name that a pax record cannot hold.
     """
     follow = isinstance(target, int)  # a descriptor is what it is; of a path, the link itself
     try:
@@ -52,6 +52,11 @@ def xattrs(target: bytes | int, parts: PathParts = ()) -> Xattrs:
             )
         if key.startswith(whiteout.OVERLAY_XATTRS):
             continue
+        if "=" in key:
+            raise InvalidError(
+                f"{shown(parts)} cannot be stored: a layer cannot hold its extended attribute {ascii(key)}",
+                hint="its name has a =, which ends a name there; remove it in the container",
+            )
         value = os.getxattr(target, key, follow_symlinks=follow)
         found.append((os.fsencode(key), _portable(value) if key == _CAPABILITY else value))
     return tuple(found)

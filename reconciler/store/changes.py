@@ -25,8 +25,9 @@ Kind = Literal["A", "C", "D"]
 class Change(NamedTuple):
     """One thing that the writable layer holds. A named tuple, for a layer may have ten thousands of them.
 
-    ``path`` is where it lies on the host. ``below`` is what the parent directory is merged with, and so where this
-    name is to be looked up in the layers below. ``is_opaque``: a directory that hides all that lies below it there.
+    ``path`` is where it lies on the host. ``below`` is what the layers below have in the place of its directory.
+    ``is_new``: a directory that shows nothing of what they have in its own place. ``is_opaque``: one that hides that
+    by itself, not by lying in another one that does.
     """
 
     parts: PathParts
@@ -34,6 +35,7 @@ class Change(NamedTuple):
     status: os.stat_result
     below: Merged
     is_deletion: bool = False
+    is_new: bool = False
     is_opaque: bool = False
 
 
@@ -78,7 +80,7 @@ def listed(upper: Path, lowers: Sequence[Path], stubs: Collection[str] = frozens
                 continue
             below = look(change.below, change.parts[-1])
             found.append(ListedChange("A" if below is None else "C", path))
-            if change.is_opaque and below is not None:
+            if change.is_new and below is not None:
                 hidden = names(below.merged) - names((change.path,))
                 found += [ListedChange("D", path + b"/" + name) for name in hidden]
     return sorted(found, key=lambda change: change.path)
@@ -88,12 +90,14 @@ def listed(upper: Path, lowers: Sequence[Path], stubs: Collection[str] = frozens
 class _Frame:
     """A directory being walked. ``waiting``: not yet told of, until something below it is or it is left.
 
-    ``path`` and ``merged`` are the directory and what it is merged with; ``below`` is the one it lies over.
+    ``path`` and ``merged`` are the directory and what it is merged with, ``hidden`` is what else the layers below have
+    in its place; ``below`` is the directory that it lies over.
     """
 
     change: Change
     path: bytes
     merged: Merged
+    hidden: Merged
     names: Iterator[bytes]
     shortcuts: Shortcuts
     below: tuple[bytes, os.stat_result] | None
@@ -105,7 +109,7 @@ class _Walk:
     def __init__(self, upper: bytes, below: Merged, stubs: Collection[str]) -> None:
         root = Change((), upper, os.lstat(upper), ())
         place = (below[0], os.lstat(below[0])) if below else None
-        self._stack = [_Frame(root, upper, below, _sorted_names(upper), Shortcuts(), place)]
+        self._stack = [_Frame(root, upper, below, (), _sorted_names(upper), Shortcuts(), place)]
         every = (upper, *below)
         self._stubs = frozenset(real_path(every, tuple(os.fsencode(path).split(b"/"))) for path in stubs)
 
@@ -125,12 +129,11 @@ class _Walk:
                     self._stack.pop().shortcuts.close()
                     continue
                 path, parts = frame.path + b"/" + name, (*frame.change.parts, name)
-                status = os.lstat(path)
-                if stat.S_ISDIR(status.st_mode):
-                    inner = self._enter(frame, Change(parts, path, status, frame.merged))
-                    if inner.change.is_opaque:
+                found = Change(parts, path, os.lstat(path), frame.merged or frame.hidden)
+                if stat.S_ISDIR(found.status.st_mode):
+                    if self._enter(frame, found).change.is_opaque:
                         yield from self._waiting()
-                elif (change := self._change(frame, Change(parts, path, status, frame.merged))) is not None:
+                elif (change := self._change(frame, found)) is not None:
                     if frame.waiting:
                         yield from self._waiting()
                     yield change
@@ -152,15 +155,15 @@ class _Walk:
         shortcuts = Shortcuts()
         try:
             path = shortcuts.shortened(change.path)
-            below = look(parent.merged, change.parts[-1])
-            merged: Merged = ()
-            if below is not None and below.merged:
-                if whiteout.is_opaque(path):
-                    change = change._replace(is_opaque=True)
-                else:
-                    merged = tuple(shortcuts.shortened(directory) for directory in below.merged)
-            place = (below.path, below.status) if merged and below is not None else None
-            frame = _Frame(change, path, merged, _sorted_names(path), shortcuts, place)
+            below = look(change.below, change.parts[-1])
+            place: tuple[bytes, os.stat_result] | None = None
+            merged = hidden = tuple(shortcuts.shortened(directory) for directory in below.merged) if below else ()
+            if below is not None and parent.merged and merged and not whiteout.is_opaque(path):
+                place, hidden = (below.path, below.status), ()
+            else:
+                change = change._replace(is_new=bool(hidden), is_opaque=bool(parent.merged and hidden))
+                merged = ()
+            frame = _Frame(change, path, merged, hidden, _sorted_names(path), shortcuts, place)
         except BaseException:
             shortcuts.close()
             raise

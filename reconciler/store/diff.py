@@ -69,7 +69,7 @@ def commit_layer(
     Raises ``InvalidError`` for what a layer cannot hold, ``ConflictError`` when a file changes while it is read,
     ``HostError`` when something cannot be read, and what ``write`` raises.
     """
-    hasher, gzip, archive = hashlib.sha256(), GzipWriter(), _Archive()
+    hasher, gzip, archive = hashlib.sha256(), GzipWriter(), Archive()
     batch = bytearray()
 
     def compress(data: bytes) -> None:
@@ -94,7 +94,7 @@ def commit_layer(
     return CommittedLayer(Digest("sha256:" + hasher.hexdigest()), archive.entries)
 
 
-class _Archive:
+class Archive:
     """Turns changes into the blocks of an archive, but for its end."""
 
     def __init__(self) -> None:

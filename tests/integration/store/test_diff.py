@@ -15,7 +15,7 @@ import socket
 import stat
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from reconciler.errors import ConflictError, InvalidError
 from reconciler.linux import mounts
 from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
-from reconciler.store.diff import CommittedLayer, commit_layer
+from reconciler.store.changes import changes
+from reconciler.store.diff import Archive, CommittedLayer, commit_layer
 from reconciler.store.lower import LowerLayers
 from reconciler.store.unpack import extract
 
@@ -112,31 +113,75 @@ def test_d02_d19_a_file_comes_with_its_parents(box: Box) -> None:
     assert (found["a/"].mode, found["a/b/f"].size, found["a/b/f"].mtime) == (0o2750, 13, 1_700_000_000 * 10**9)
 
 
-def test_d04_d05_metadata_only(box: Box) -> None:
-    (box.lower / "d").mkdir()
-    for name in ("d/f", "d/g", "h"):
+def test_d04_a_file_of_which_only_the_metadata_changed_is_written_whole(box: Box) -> None:
+    for name in ("mode", "owner", "xattr", "untouched"):
         (box.lower / name).write_text("content")
     root = box.mount()
-    os.chmod(root / "d", 0o700)
-    os.chown(root / "h", 5, 6)
-    os.setxattr(root / "h", "user.k", b"v\0\n")
+    os.chmod(root / "mode", 0o711)
+    os.chown(root / "owner", 5, 6)
+    os.setxattr(root / "xattr", "user.k", b"v\0\n")
     found = box.entries()
-    assert list(found) == ["d/", "h"]
-    assert (found["h"].uid, found["h"].gid, found["h"].size, found["h"].xattrs) == (5, 6, 7, ((b"user.k", b"v\0\n"),))
+    assert list(found) == ["mode", "owner", "xattr"]
+    assert {entry.size for entry in found.values()} == {7}
+    assert (found["mode"].mode, found["owner"].uid, found["owner"].gid) == (0o711, 5, 6)
+    assert found["xattr"].xattrs == ((b"user.k", b"v\0\n"),)
 
 
-def test_d07_d08_directories_deleted_and_made_again(box: Box) -> None:
-    for name in ("gone", "again"):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: os.chmod(path, 0o700),
+        lambda path: os.chown(path, 5, 6),
+        lambda path: os.setxattr(path, "user.k", b"v"),
+        lambda path: os.utime(path, (1, 1)),
+    ],
+)
+def test_d05_a_directory_of_which_only_the_metadata_changed_has_no_children(
+    box: Box, change: Callable[[Path], None]
+) -> None:
+    (box.lower / "d/e").mkdir(parents=True)
+    (box.lower / "d/f").touch()
+    (box.lower / "d/e/g").touch()
+    change(box.mount() / "d/e")
+    assert list(box.entries()) == ["d/", "d/e/"]
+
+
+def test_d08_a_directory_made_again_hides_what_it_had_before_its_children(box: Box) -> None:
+    for name in ("again", "empty", "was-file-below"):
         (box.lower / name).mkdir()
         (box.lower / name / "x").touch()
-        (box.lower / name / "y").touch()
+    (box.lower / "file").touch()
     root = box.mount()
-    shutil.rmtree(root / "gone")
-    shutil.rmtree(root / "again")
-    (root / "again").mkdir()
-    (root / "again/new").touch()
+    for name in ("again", "empty"):
+        shutil.rmtree(root / name)
+        (root / name).mkdir()
+    for name in ("-first", "z"):  # the marker comes before what sorts before it, too
+        (root / "again" / name).touch()
+    # Opaque over nothing, or over a file: there is nothing to hide, and so no marker.
+    (root / "file").unlink()
+    (root / "file").mkdir()
     (root / "fresh").mkdir()
-    assert list(box.entries()) == ["again/", "again/.wh..wh..opq", "again/new", "fresh/", ".wh.gone"]
+    box.close()
+    for name in ("file", "fresh"):
+        os.setxattr(box.upper / name, "trusted.overlay.opaque", b"y")
+    assert list(box.entries()) == [
+        "again/",
+        "again/.wh..wh..opq",
+        "again/-first",
+        "again/z",
+        "empty/",
+        "empty/.wh..wh..opq",
+        "file/",
+        "fresh/",
+    ]
+
+
+def test_d07_a_deleted_directory_is_one_whiteout(box: Box) -> None:
+    (box.lower / "gone/inner").mkdir(parents=True)
+    for name in ("gone/x", "gone/inner/y"):
+        (box.lower / name).touch()
+    shutil.rmtree(box.mount() / "gone")
+    assert list(box.entries()) == [".wh.gone"]
 
 
 def test_d10_d11_replacement_and_rename(box: Box) -> None:
@@ -177,11 +222,13 @@ def test_d14_modes_and_capabilities(box: Box) -> None:
     root = box.mount()
     (root / "su").touch()
     os.chmod(root / "su", 0o4755)
+    (root / "sticky").mkdir()
+    os.chmod(root / "sticky", 0o1777)
     (root / "cap").touch()
     version_3 = struct.pack("<IIIIII", 0x03000001, 1 << 13, 0, 0, 0, 1000)
     os.setxattr(box.upper / "cap", "security.capability", version_3)
     found = box.entries()
-    assert found["su"].mode == 0o4755
+    assert (found["su"].mode, found["sticky/"].mode) == (0o4755, 0o1777)
     assert found["cap"].xattrs == ((b"security.capability", struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)),)
 
 
@@ -198,32 +245,103 @@ def test_d16_special_files(box: Box) -> None:
     ]
 
 
-def test_d20_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
-    results = set()
-    for seed in range(5):
-        box = Box(tmp_path / str(seed))
-        names = [f"{n % 7}/{n}" for n in range(50)]
-        random.Random(seed).shuffle(names)
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A second filesystem, which lists names in an order of its own."""
+    place = tmp_path / "memory"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "d20", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_d20_the_same_tree_gives_the_same_bytes_on_any_filesystem(tmp_path: Path, memory: Path) -> None:
+    assert tmp_path.stat().st_dev != memory.stat().st_dev
+    orders, results = set(), set()
+    for attempt in range(30):
+        place = (tmp_path, memory)[attempt % 2]
+        box = Box(place / str(attempt))
+        names = [f"{n % 7}/{n}" for n in range(40)]
+        random.Random(attempt).shuffle(names)
         for name in names:
             (box.upper / name).parent.mkdir(exist_ok=True)
             (box.upper / name).write_text(name * 100)
-            os.utime(box.upper / name, (0, 1_000_000))
-        for directory in box.upper.iterdir():
-            os.utime(directory, (0, 2_000_000))
+        for directory in list(box.upper.iterdir()):
+            os.link(directory / f"{int(directory.name) + 7}", directory / "link")
+            os.setxattr(directory, "user.b", b"1")
+            os.setxattr(directory, "user.a", b"2")
+            for file in directory.iterdir():
+                os.utime(file, (attempt, 1_000_000))
+            os.utime(directory, (attempt, 2_000_000))
+        with os.scandir(box.upper / "3") as entries:
+            listed = list(entries)
+        orders.add(tuple(entry.name for entry in listed))
+        orders.add(tuple(entry.name for entry in sorted(listed, key=lambda entry: entry.inode())))
         results.add(box.commit())
+    assert len(orders) > 10
     assert len(results) == 1
 
 
-def test_d22_a_file_that_changes_while_read(box: Box) -> None:
+def _grown(target: Path) -> None:
+    with target.open("ab") as log:
+        log.write(b"x")
+
+
+def _exchanged(target: Path) -> None:
+    status = target.stat()
+    fresh = target.with_name("fresh")
+    fresh.write_bytes(bytes(status.st_size))
+    os.utime(fresh, ns=(status.st_atime_ns, status.st_mtime_ns))
+    fresh.rename(target)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _grown,
+        lambda target: os.truncate(target, 4 << 20),
+        lambda target: target.write_bytes(b"x" * (8 << 20)),
+        lambda target: target.chmod(0o600),
+    ],
+    ids=["grown", "shrunk", "rewritten", "chmod"],
+)
+def test_d22_a_file_that_changes_while_it_is_read(box: Box, change: Callable[[Path], None]) -> None:
     target = box.upper / "log"
     target.write_bytes(bytes(8 << 20))
+    with pytest.raises(ConflictError, match="/log changed during the commit"):
+        commit_layer(box.upper, (box.lower,), lambda _: change(target))
 
-    def grow(_: bytes) -> None:
-        with target.open("ab") as log:
-            log.write(b"x")
 
-    with pytest.raises(ConflictError, match="log changed during the commit"):
-        commit_layer(box.upper, (box.lower,), grow)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda target: target.unlink(),
+        _exchanged,
+        lambda target: (target.with_name("x").symlink_to("/etc/shadow"), target.with_name("x").rename(target)),
+        lambda target: target.unlink() or os.mkfifo(target),  # type: ignore[func-returns-value]
+        lambda target: shutil.rmtree(target.parent),
+    ],
+    ids=["gone", "another-file", "a-link", "a-fifo", "with-its-directory"],
+)
+def test_d22_a_file_that_vanishes_before_it_is_read(box: Box, change: Callable[[Path], object]) -> None:
+    (box.upper / "a").write_bytes(bytes(8 << 20))
+    (box.upper / "b").mkdir()
+    target = box.upper / "b/log"
+    target.write_bytes(bytes(100))
+    changed = False
+
+    def walk() -> Iterator[bytes]:
+        nonlocal changed
+        archive = Archive()
+        for entry in changes(box.upper, (box.lower,)):
+            if entry.parts == (b"b", b"log") and not changed:
+                change(target)
+                changed = True
+            yield from archive.pieces(entry)
+
+    with pytest.raises(ConflictError, match=r"/b/log changed during the commit"):
+        b"".join(walk())
+    assert changed
 
 
 def test_d23_names_of_whiteouts_cannot_be_stored(box: Box) -> None:
