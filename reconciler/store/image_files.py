@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from reconciler.errors import InvalidError
 from reconciler.linux import durable
+from reconciler.oci.manifest import MAX_MANIFEST_BYTES
 from reconciler.store.archive import ArchiveReader, Kind, Source
 from reconciler.store.compression import decompress, detect
 
@@ -67,8 +68,8 @@ class ArchiveFiles:
             if count >= MAX_MEMBERS:
                 raise InvalidError(f"the image archive has more than {MAX_MEMBERS} members")
             name = _normal(os.fsdecode(entry.name))
-            if name in _UNIQUE and self.has(name):
-                raise InvalidError(f"the image archive has {name} twice", hint=_AGAIN)
+            if name in _UNIQUE:
+                self._check_document(name, entry.size)
             self._files.pop(name, None)
             self._links.pop(name, None)
             if entry.kind is Kind.FILE:
@@ -86,6 +87,13 @@ class ArchiveFiles:
 
     def open(self, name: str) -> BinaryIO:
         return io.BufferedReader(_Part(self._stream, *self._find(name)), _CHUNK)
+
+    def _check_document(self, name: str, size: int) -> None:
+        # Here, for finding out later would be after reading all of it.
+        if size > MAX_MANIFEST_BYTES:
+            raise InvalidError(f"{name} in the image archive has {size} bytes; {MAX_MANIFEST_BYTES} are allowed")
+        if self.has(name):
+            raise InvalidError(f"the image archive has {name} twice", hint=_AGAIN)
 
     def _find(self, name: str) -> tuple[int, int]:
         target = _normal(name)
