@@ -6,6 +6,7 @@ whatever was cut off can be finished by running the part once more.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -98,7 +99,10 @@ class Workload:
         specs = self.place / "specs"
 
         def declare(_root: Path) -> None:
-            (specs / "shop.yaml").write_text(_HEAD + self._specs[name])
+            # In one step: others may be reading it, and this process may be killed.
+            written = self.place / f"shop.{os.getpid()}"
+            written.write_text(_HEAD + self._specs[name])
+            written.replace(specs / "shop.yaml")
 
         return declare, ("apply", str(specs), "--yes", "--max-deletes", "99", "--allow-empty")
 
@@ -147,7 +151,7 @@ def _snapshot(root: Path) -> None:
             target = root / "containers" / CONTAINER / "merged"
             target.mkdir(exist_ok=True)
             state.snapshots.mount(CONTAINER, target)
-            (target / "etc/four").write_text("four")
+            (target / "four").write_text("four")
             state.snapshots.remove(CONTAINER)
         finally:
             state.close_pass()
