@@ -10,7 +10,6 @@ import hashlib
 import os
 import stat
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +45,8 @@ def rehash(blobs: Iterable[tuple[Digest, Path]], count: Count, threads: int | No
 
     ``count`` hears the bytes of each piece that was read, one call at a time. Never raises for what is on disk.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     flaws: dict[Digest, Flaw] = {}
     lock = threading.Lock()
     local = threading.local()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -129,4 +131,25 @@ def test_s35_a_database_of_garbage_is_made_again_and_nothing_is_pruned(shop: Hos
     assert set(images(shop)) == known and shop.pid("shop/web") == pid and data.read_text() == "precious"
     shop.apply()
     assert shop.is_converged() and shop.pid("shop/web") == pid and data.read_text() == "precious"
+    assert verify(shop, "--layers")["clean"]
+
+
+def test_s41_a_blob_found_damaged_on_use_is_fetched_again_at_once(shop: Host, registry: RegistryServer) -> None:
+    (spare,) = (digest for digest in images(shop) if digest not in json.dumps(shop.container("shop/web")))
+    (layer,) = (path for path in (shop.root / "layers").iterdir() if path.is_dir() and _is(path, "2"))
+    # As if it had never been unpacked: a container will have to read the blob.
+    shutil.rmtree(layer)
+    with contextlib.closing(sqlite3.connect(shop.root / "state.db")) as database:
+        database.execute("DELETE FROM layers WHERE chain_id = ?", (f"sha256:{layer.name}",))
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    flip(blob(shop, images(shop)[spare][-1]))
+    flip(blob(shop, spare))
+    shop.run("image", "tag", f"{registry.host}/app:2", f"{registry.host}/copy:2")
+    shop.run("image", "push", "--plain-http", f"{registry.host}/copy:2")
+    spec = shop.specs / "shop.yaml"
+    spec.write_text(spec.read_text() + "  other: {image: spare, command: [cat, /version], restart: 'no'}\n")
+    shop.apply()
+    assert shop.output("shop/other") == "2\n"
+    assert len(list((shop.root / "quarantine").iterdir())) == 2
     assert verify(shop, "--layers")["clean"]

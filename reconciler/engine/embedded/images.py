@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.clock import SystemClock, rfc3339
 from reconciler.engine.embedded.image_build import new_config
+from reconciler.engine.embedded.repair_blobs import put_aside_damaged
 from reconciler.engine.embedded.resolve import ManifestSource, check_platform
 from reconciler.engine.embedded.state import State
-from reconciler.errors import InvalidError
+from reconciler.errors import IntegrityError, InvalidError, ReconcilerError
 from reconciler.model.resources import Import
 from reconciler.oci import media
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
-from reconciler.oci.manifest import Index, Manifest, parse_manifest
+from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.store.compression import GzipWriter, decompress
@@ -60,11 +62,14 @@ class Images:
         index: Digest | None,
         progress: ItemProgress,
         platform: Platform | None = None,
+        workers: Workers | None = None,
     ) -> tuple[ImageRecord, int]:
         """Makes the image with manifest ``digest`` complete on disk; the record and the bytes fetched.
 
-        What is there already is not fetched. Layers are fetched side by side and unpacked as they arrive. ``index``
-        is what the image was chosen from, and kept with it. Raises ``InvalidError`` before any layer is fetched when
+        What is there already is not fetched. Layers are fetched side by side and unpacked as they arrive, by
+        ``workers`` if they are started already (they stay their owner's). ``index``
+        is what the image was chosen from, and kept with it. A blob that proves damaged when it is read is put in the
+        quarantine and fetched again. Raises ``InvalidError`` before any layer is fetched when
         the image is not for the ``platform`` asked for, or is another than the index says.
         """
         implied = Platform.host() if index is not None and reference.digest != digest else None
@@ -73,9 +78,28 @@ class Images:
         if known is not None and self.complete(known) and (index is None or self._state.content.has(index)):
             check_platform(reference, wanted, known.platform)
             return known, 0
+        put_aside_damaged(self._state, [digest, *((index,) if index is not None else ())])
+        while True:
+            try:
+                return self._pull(client, reference, digest, index, progress, wanted, workers)
+            except (IntegrityError, InvalidError):
+                # What is damaged on this disk is out of the way then, and is fetched.
+                if not put_aside_damaged(self._state, self._parts(digest)):
+                    raise
+
+    def _pull(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        digest: Digest,
+        index: Digest | None,
+        progress: ItemProgress,
+        wanted: Platform | None,
+        workers: Workers | None,
+    ) -> tuple[ImageRecord, int]:
         with (
             self._state.leases.take(f"pull {reference.familiar}", [digest]) as lease,
-            self._state.layers.workers() as workers,
+            nullcontext(workers) if workers is not None else self._state.layers.workers() as started,
         ):
             data = self._manifests.get(client, reference, digest)
             manifest = _image_manifest(data, reference)
@@ -90,11 +114,19 @@ class Images:
             check_platform(reference, wanted, config.platform)
             _check_entry(index_data, digest, config)
             _check_layers(manifest, config)
-            fetched += self._layers(client, reference, manifest, config, lease, progress, workers)
+            fetched += self._layers(client, reference, manifest, config, lease, progress, started)
             with self._state.database.transaction():
                 record = self._record(digest, manifest, config, index)
                 self._state.images.add_repository(digest, reference.name)
             return record, fetched
+
+    def _parts(self, digest: Digest) -> list[Digest]:
+        """The blobs that the manifest ``digest`` names, as far as it can be read here."""
+        try:
+            manifest = _image_manifest(self._state.content.read(digest, MAX_MANIFEST_BYTES), None)
+        except ReconcilerError:
+            return []
+        return [blob.digest for blob in manifest.blobs]
 
     def _layers(
         self,

@@ -13,6 +13,8 @@ from reconciler.engine.embedded.commit import commit_container
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.records import EntryRow
+from reconciler.engine.embedded.repair_blobs import BlobSource
+from reconciler.engine.embedded.unpacking import unpack_image
 from reconciler.engine.port import Outcome, Progress, ProgressEvent
 from reconciler.errors import ConflictError, HostError, NotFoundError
 from reconciler.model import action as act
@@ -138,7 +140,8 @@ class Performer:
                 f"container {row.shown} has changed since this was planned",
                 hint="plan again: it will be committed anew",
             )
-        record = commit_container(
+        kept = self._committed_already(action, key)
+        record = kept or commit_container(
             self._state,
             row,
             action.commit,
@@ -147,6 +150,17 @@ class Performer:
             command=" ".join(row.settings.args),
         )
         return self._name_image(action.address, record, EntryRow(action.form, key))
+
+    def _committed_already(self, action: act.CommitImage, key: CommitKey) -> ImageRecord | None:
+        """The image that an earlier run left, when this run changed nothing in the layer it was taken of."""
+        entry = self._state.entries.all().get(action.address)
+        name = self._state.names.lookup(str(action.address))
+        if entry is None or name is None or entry.commit is None or entry.form != action.form:
+            return None
+        if (entry.commit.container_id, entry.commit.fingerprint) != (key.container_id, key.fingerprint):
+            return None
+        record = self._state.images.get(name.digest)
+        return record if record is not None and self._machinery.images.complete(record) else None
 
     def _name_image(self, address: Address, record: ImageRecord, entry: EntryRow) -> Outcome:
         known = self._state.names.lookup(str(address))
@@ -215,6 +229,7 @@ class Performer:
             if row.name is None and row.id != action.replaces:
                 containers.remove(row)
         old = self._find(action.replaces) if action.replaces else None
+        unpack_image(self._state, image, BlobSource(self._state, self._client).fetch)
         containers.create(
             action.container,
             image,

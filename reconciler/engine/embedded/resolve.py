@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.state import State
-from reconciler.errors import InvalidError, NotFoundError, ReconcilerError
+from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError
 from reconciler.model.address import Address
 from reconciler.model.desired import Pin, Resolution
 from reconciler.model.facts import Absent, Unknown
@@ -33,9 +33,13 @@ class ManifestSource:
         self.fetched = fetched
 
     def local(self, digest: Digest) -> bytes | None:
+        """The manifest as far as it is at hand; one that is damaged on disk is not."""
         if digest in self.fetched:
             return self.fetched[digest]
-        return self._state.content.read(digest, MAX_MANIFEST_BYTES) if self._state.content.has(digest) else None
+        try:
+            return self._state.content.read(digest, MAX_MANIFEST_BYTES) if self._state.content.has(digest) else None
+        except IntegrityError:
+            return None
 
     def get(self, client: RegistryClient, reference: Reference, digest: Digest) -> bytes:
         """The manifest's bytes, verified. Raises what the registry client raises."""

@@ -7,7 +7,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.state import State
-from reconciler.errors import ConflictError, NotFoundError, ReconcilerError
+from reconciler.errors import (
+    AuthError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    ReconcilerError,
+    RegistryError,
+)
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.model.facts import Absent, Known, RemoteTag, Unknown
@@ -15,7 +22,7 @@ from reconciler.model.resources import Tag
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from reconciler.oci.reference import Reference
-from reconciler.store.images import LayerRecord, Name
+from reconciler.store.images import ImageRecord, LayerRecord, Name
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
@@ -58,11 +65,42 @@ class Tags:
         """Pushes the image and writes the tag; the bytes sent.
 
         With ``check``, refused with ``ConflictError`` when the tag at the registry is neither ``expected`` nor
-        ``digest`` any more: somebody moved it since it was looked at.
+        ``digest`` any more: somebody moved it since it was looked at. A blob that proves damaged on disk is put in the
+        quarantine, fetched again from where it came from, and sent.
         """
         record = self._state.images.get(digest)
         if record is None:
             raise NotFoundError(f"image {digest.short} is not on this host", hint="pull or build it first")
+        try:
+            return self._push(client, reference, record, expected, progress, check=check)
+        except AuthError:
+            raise
+        except (IntegrityError, NotFoundError, RegistryError):
+            if not self._mend(client, record):
+                raise
+        return self._push(client, reference, record, expected, progress, check=check)
+
+    def _mend(self, client: RegistryClient, record: ImageRecord) -> bool:
+        """Fetches again what of an image is damaged on disk; False when nothing is."""
+        from reconciler.engine.embedded.repair_blobs import BlobSource, put_aside_damaged
+
+        damaged = put_aside_damaged(self._state, record.blobs)
+        source = BlobSource(self._state, lambda: client)
+        for digest in damaged:
+            source.fetch(digest)
+        return bool(damaged)
+
+    def _push(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        record: ImageRecord,
+        expected: Digest | None,
+        progress: Callable[[int], None],
+        *,
+        check: bool,
+    ) -> int:
+        digest = record.digest
         if check:
             found = client.tag_digest(reference)
             if found == digest:
