@@ -9,17 +9,19 @@ connections and tokens until it is closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self, cast
 
 from reconciler.clock import Clock
 from reconciler.errors import InvalidError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
-from reconciler.registry.blob_upload import Opener
+from reconciler.registry.blob_upload import Opener, Outcome
+from reconciler.registry.catalog import Catalog
 from reconciler.registry.download import Downloader, Sink
 from reconciler.registry.fallback import Patience
 from reconciler.registry.health import EndpointHealth, Health
@@ -29,6 +31,7 @@ from reconciler.registry.quota import Quota
 from reconciler.registry.resolve import Resolved, Resolver
 from reconciler.registry.retry import RetryPolicy
 from reconciler.registry.session import Session
+from reconciler.registry.transfer import BlobStream
 from reconciler.registry.transport import Timeouts, Transport
 from reconciler.registry.upload import Push, PushManifest, PushResult
 
@@ -77,6 +80,7 @@ class RegistryClient:
         self._session = Session(self._transport, hosts, clock, self._health, quota_floor)
         self._patience = Patience(self._health, retry or RetryPolicy(), note)
         self._resolver = Resolver(self._session, hosts, self._patience)
+        self._catalog = Catalog(self._session, hosts, self._patience)
         self._downloader = Downloader(self._session, hosts, self._patience)
 
     def __enter__(self) -> Self:
@@ -148,6 +152,60 @@ class RegistryClient:
         """
         return self._downloader.blob(reference, descriptor, sink, progress)
 
+    def tags(self, reference: Reference) -> Iterator[str]:
+        """The tags of the repository of ``reference`` at its origin, each once, in the server's order, page by page.
+
+        It is lazy: what is not taken is not asked for. Raises as ``resolve``, also in the middle of the list.
+        """
+        return self._catalog.tags(reference)
+
+    def referrers(self, reference: Reference, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """What says at the origin that it refers to the manifest with the digest of ``reference``: signatures, SBOMs.
+
+        Where the server has no such API, what the tag ``sha256-HEX`` lists. ``artifact_type`` leaves only that type.
+        An unknown digest has none. Raises as ``resolve``.
+        """
+        return self._catalog.referrers(reference, artifact_type)
+
+    def delete_manifest(self, reference: Reference) -> bool:
+        """Deletes the manifest with the digest of ``reference`` at the origin, and so every tag of it there.
+
+        False when there was none. Raises ``RegistryError`` when the server refuses, ``InvalidError`` without a digest.
+        """
+        return self._catalog.delete_manifest(reference)
+
+    def copy_blob(
+        self,
+        source: Reference,
+        target: Reference,
+        descriptor: Descriptor,
+        progress: Callable[[int], None] = _uncounted,
+    ) -> Outcome:
+        """Makes a blob of the repository of ``source`` exist in that of ``target``; nothing is stored here.
+
+        It is skipped when it is there, mounted within a registry that allows it, else streamed, and verified on the
+        way: a blob that is not what ``descriptor`` says never becomes complete. ``progress`` hears the bytes sent.
+        Raises as ``blob`` and ``push``.
+        """
+
+        def opener() -> BinaryIO:
+            if descriptor.data is not None:
+                return io.BytesIO(descriptor.data)
+            return cast("BinaryIO", BlobStream(lambda sink: self.blob(source, descriptor, sink)))
+
+        return self._push(target, source, progress).blob(descriptor, opener)
+
+    def copy_manifest(self, source: Reference, target: Reference) -> Descriptor:
+        """Puts the manifest or index that ``source`` points at under the tag of ``target``, or its digest there.
+
+        Its bytes are untouched. What it names must be there already. Raises as ``resolve`` and ``push``.
+        """
+        found = self.resolve(source, lambda _digest: False)
+        assert found.data is not None
+        manifest = PushManifest(found.descriptor.media_type, found.data, found.descriptor.digest)
+        self._push(target, None, _uncounted).run((), (manifest,), None)
+        return found.descriptor
+
     def push(
         self,
         reference: Reference,
@@ -168,7 +226,10 @@ class RegistryClient:
         Raises ``RegistryError`` or a subclass, and ``IntegrityError`` when the server stored something else. Whatever
         fails, the tag does not move.
         """
-        push = Push(
+        return self._push(reference, mount_from, progress).run(blobs, manifests, executor)
+
+    def _push(self, reference: Reference, mount_from: Reference | None, progress: Callable[[int], None]) -> Push:
+        return Push(
             self._session,
             self._patience,
             self._hosts.origin(reference.registry),
@@ -177,4 +238,3 @@ class RegistryClient:
             chunk_size=self._chunk_size,
             progress=progress,
         )
-        return push.run(blobs, manifests, executor)
