@@ -29,6 +29,7 @@ from reconciler.store.arrival import Arrival, Attempt
 from reconciler.store.emptying import empty_directory
 from reconciler.store.layers import Layer
 from reconciler.store.worker_messages import Descriptors, Unpacked
+from reconciler.store.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from reconciler.store.database import Database
     from reconciler.store.layers import Layers
-    from reconciler.store.workers import Workers
 
 _POINT = "layers"  # the name of this call site in linux.durable
 
@@ -145,8 +145,8 @@ class Unpacking:
     def _start(self) -> None:
         if not watch.active():
             if self._workers is None:
-                self._workers = self._own_workers = self._layers.workers()
-            count = min(self._workers.count, len(self.missing))
+                self._workers = self._own_workers = Workers()
+            count = min(self._workers.start().count, len(self.missing))
         else:
             self._workers, count = None, 1
         for number in range(count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -32,19 +33,22 @@ def pull_image(
     from reconciler.model.facts import Absent, Unknown
 
     machinery = engine.writer()
-    hosts = plain_hosts(machinery.state, pull.reference.registry) if plain_http else HostFacts()
-    address = Address("image", pull.reference.familiar)
-    found = engine.resolve({address: pull}, hosts)[address]
-    attempt = f"pull {pull.reference.familiar}"
-    if isinstance(found, Absent):
-        raise NotFoundError(found.reason, attempt=attempt, hint="check the name and the tag")
-    if isinstance(found, Unknown):
-        raise RegistryError(found.reason, attempt=attempt, hint=found.hint)
     known = machinery.state.names.lookup(str(pull.reference))
-    check_movable(machinery.state, pull.reference, found.digest, pulled=True)
-    record, fetched = machinery.images.pull(
-        engine.client(hosts), pull.reference, found.digest, found.index, progress, pull.platform
-    )
+    with contextlib.ExitStack() as started:
+        # Ready when the first bytes come: they start while the HTTP library is imported and the registry is asked.
+        workers = started.enter_context(machinery.state.layers.workers()) if known is None else None
+        hosts = plain_hosts(machinery.state, pull.reference.registry) if plain_http else HostFacts()
+        address = Address("image", pull.reference.familiar)
+        found = engine.resolve({address: pull}, hosts)[address]
+        attempt = f"pull {pull.reference.familiar}"
+        if isinstance(found, Absent):
+            raise NotFoundError(found.reason, attempt=attempt, hint="check the name and the tag")
+        if isinstance(found, Unknown):
+            raise RegistryError(found.reason, attempt=attempt, hint=found.hint)
+        check_movable(machinery.state, pull.reference, found.digest, pulled=True)
+        record, fetched = machinery.images.pull(
+            engine.client(hosts), pull.reference, found.digest, found.index, progress, pull.platform, workers
+        )
     machinery.state.names.set(Name(str(pull.reference), record.digest, known.stack if known else "", "tag"))
     return record, fetched
 
