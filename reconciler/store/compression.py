@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from reconciler.errors import IntegrityError
+from reconciler.errors import IntegrityError, InvalidError
 from reconciler.store.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ Compression = Literal["none", "gzip", "zstd"]
 CHUNK = 1 << 17
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_OTHERS = {
+    b"\xfd7zXZ\0": "xz",
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip",
+}
 _SKIPPABLE_ZSTD = frozenset(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16))
 # Bounds the memory one hostile frame may ask for; 128 MiB is what `zstd --long` writes at most without a flag.
 _ZSTD_WINDOW = 1 << 27
@@ -30,15 +36,18 @@ _GZIP_BITS = 31
 
 
 def detect(head: bytes) -> Compression:
-    """The compression of a stream that begins with ``head`` (four bytes are enough).
+    """The compression of a stream that begins with ``head`` (ten bytes are enough).
 
-    A tar archive has no magic at its start: anything that is not compressed is read as one, and its first header
-    checksum is the judge.
+    A tar archive has no magic at its start: anything else is read as one, and its first header checksum is the judge.
+    Raises ``InvalidError`` for a compression that layers do not have.
     """
     if head.startswith(_GZIP_MAGIC):
         return "gzip"
     if head[:4] == _ZSTD_MAGIC or head[:4] in _SKIPPABLE_ZSTD:
         return "zstd"
+    for magic, name in _OTHERS.items():
+        if head.startswith(magic):
+            raise InvalidError(f"it is compressed with {name}", hint="compress it with gzip or zstd, or not at all")
     return "none"
 
 
@@ -52,7 +61,8 @@ def decompress(source: Readable, limits: Limits = DEFAULTS) -> Iterator[bytes]:
     """Yields the uncompressed bytes of ``source`` in chunks of bounded size, to its very end.
 
     Raises ``IntegrityError`` for a truncated or damaged stream, and for bytes after the last member or frame that are
-    not zero padding; ``LimitError`` when more comes out, in all or for what went in, than ``limits`` allow.
+    not zero padding; ``InvalidError`` for another compression than gzip and zstd; ``LimitError`` when more comes out,
+    in all or for what went in, than ``limits`` allow.
     """
     counted = _Counted(source)
     head = counted.read(CHUNK)

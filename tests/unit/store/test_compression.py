@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import itertools
+import lzma
+import random
 import zlib
 
 import pytest
@@ -11,7 +15,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.errors import IntegrityError
+from reconciler.errors import IntegrityError, InvalidError
 from reconciler.store import compression
 from reconciler.store.compression import CHUNK, GzipWriter, decompress
 
@@ -47,6 +51,36 @@ def test_u56_garbage_after_the_last_member_is_an_error(garbage: bytes) -> None:
         inflate(gzip.compress(b"data") + garbage)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 300])
+def test_u56_members_of_any_size_wherever_reading_stops(count: int) -> None:
+    """Small ones, as seekable layers have them, and such as end just where a chunk does."""
+    noise = random.Random(count).randbytes(3 * CHUNK)
+    cuts = [len(noise) * number // count for number in range(count + 1)]
+    packed = b"".join(gzip.compress(noise[a:b], 0) for a, b in itertools.pairwise(cuts))
+    assert inflate(packed) == inflate(packed + bytes(512)) == noise
+
+
+def test_u56_every_field_that_a_gzip_header_may_have() -> None:
+    deflated = gzip.compress(b"data")[10:]
+    fields = {0x04: b"\x05\0extra", 0x08: b"name\0", 0x10: b"comment\0"}
+    for flags in range(0, 0x20, 4):
+        header = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6)
+        header += b"".join(content for flag, content in fields.items() if flags & flag)
+        assert inflate((header + deflated) * 2) == b"datadata"
+
+
+def test_u58_a_compression_that_layers_do_not_have_is_named() -> None:
+    for packed, name in (
+        (lzma.compress(b"x"), "xz"),
+        (bz2.compress(b"x"), "bzip2"),
+        (b"\x04\x22\x4d\x18\x64", "lz4"),
+        (b"PK\x03\x04", "zip"),
+    ):
+        with pytest.raises(InvalidError, match=name):
+            inflate(packed)
+    assert inflate(b"BZh9 may well be the name of a file") == b"BZh9 may well be the name of a file"
+
+
 def test_u58_zstd_is_told_by_its_magic_and_frames_are_all_read() -> None:
     skippable = b"\x5a\x2a\x4d\x18\x03\0\0\0abc"
     frames = zstandard.compress(b"one ") + skippable + zstandard.compress(b"two" * 100_000)
@@ -64,6 +98,35 @@ def test_u62_a_truncated_stream_is_an_error_wherever_it_ends(pack: object) -> No
     for length in range(4, len(data)):
         with pytest.raises(IntegrityError):
             inflate(data[:length])
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_u62_of_several_members_or_frames_only_whole_ones_pass(pack: object) -> None:
+    parts = [b"one" * 50, b"", b"two" * 300, b"x"]
+    packed = [pack(part) for part in parts]  # type: ignore[operator]
+    whole = {sum(map(len, packed[:count])): b"".join(parts[:count]) for count in range(1, 5)}
+    data = b"".join(packed)
+    for length in range(4, len(data) + 1):
+        if length in whole:
+            assert inflate(data[:length]) == whole[length]
+        else:
+            with pytest.raises(IntegrityError):
+                inflate(data[:length])
+
+
+def test_zstd_frames_need_not_tell_their_size_and_may_have_a_checksum() -> None:
+    for options in ({"write_content_size": False}, {"write_checksum": True}):
+        frame = zstandard.ZstdCompressor(**options).compress(b"data" * 1000)
+        assert inflate(frame * 2) == b"data" * 2000
+        if "write_checksum" in options:
+            with pytest.raises(IntegrityError):
+                inflate(frame[:-1] + bytes([frame[-1] ^ 1]))
+
+
+def test_a_zstd_frame_may_not_ask_for_all_memory() -> None:
+    # Magic, a descriptor without a content size, and a window of 2 TiB.
+    with pytest.raises(IntegrityError, match="zstd"):
+        inflate(b"\x28\xb5\x2f\xfd\x00\xf8" + b"\x01\x00\x00")
 
 
 def test_damage_is_an_error() -> None:
