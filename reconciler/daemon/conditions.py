@@ -93,6 +93,7 @@ class Board:
             raise LockedError(
                 f"another daemon runs on this root: {error}", hint="end it first, or use another --root"
             ) from None
+        durable.sweep_temporaries(self._directory, point="conditions", of=_FILE)
         return self
 
     def __exit__(self, *_: object) -> None:

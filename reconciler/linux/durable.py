@@ -210,12 +210,20 @@ def unlink(path: Path, *, point: str, sync: bool = True) -> bool:
     return True
 
 
-def sweep_temporaries(directory: Path, *, point: str) -> None:
-    """Removes what ``write_file`` left in a directory when it was killed. Nobody may be in it at the time."""
+def sweep_temporaries(directory: Path, *, point: str, of: str = "") -> None:
+    """Removes what ``write_file`` left in a directory when it was killed writing the file ``of``, or any.
+
+    Nobody may be writing it at the time. No-op without the directory.
+    """
     with guarded("read", directory):
-        leftovers = [path for path in directory.iterdir() if path.name.startswith(".") and ".tmp" in path.name]
-    for path in leftovers:
-        unlink(path, point=point)
+        try:
+            # A database on its way has files beside it, whose names go on behind that.
+            found = [path for path in directory.iterdir() if ".tmp" in path.name]
+        except FileNotFoundError:
+            return
+    for path in found:
+        if path.name.startswith(f".{of}." if of else "."):
+            unlink(path, point=point)
 
 
 def sync_file(path: Path, *, point: str) -> None:

@@ -199,6 +199,7 @@ def note_place(identity: Identity) -> None:
         )
     probe.check_filesystem(identity.root)
     durable.make_directories(identity.run, point="identity.run")
+    durable.sweep_temporaries(identity.run, point="identity.sweep", of=PLACE)
     durable.write_file(note, text, point="identity.place", sync=False)
 
 
