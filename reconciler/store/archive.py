@@ -193,7 +193,7 @@ class ArchiveReader:
     def _add_globals(self, records: pax.Records, start: int) -> None:
         if sparse.is_declared(records):
             raise InvalidError(f"the global header at byte {start} declares sparse files")
-        self._globals |= records
+        self._globals |= pax.general(records)
         total = sum(len(key) + len(value) for key, value in self._globals.items())
         if total > self._limits.header_bytes:
             raise self._limits.exceeded("header_bytes", f"the global headers up to byte {start} come to {total} bytes")

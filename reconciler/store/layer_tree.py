@@ -28,6 +28,7 @@ _MAX_LINKS = 40  # as the kernel's, path_resolution(7)
 _MAX_OPEN = 64
 # On a directory that only whiteouts needed so far. Of overlayfs's namespace, so no archive can set it.
 _BORROWED = "trusted.overlay.borrowed"
+_LABEL = "security.selinux"  # every file has one where there is SELinux, and it cannot be removed
 _KIND_DIRECTORY = RecordedKind.DIRECTORY.value
 _KIND_WHITEOUT = RecordedKind.WHITEOUT.value
 _KIND_OPAQUE = RecordedKind.OPAQUE.value
@@ -143,7 +144,7 @@ class LayerTree:
         handle = directory.handle
         opaque = False
         for key in os.listxattr(handle):
-            if not key.startswith(whiteout.OVERLAY_XATTRS):
+            if not key.startswith(whiteout.OVERLAY_XATTRS) and key != _LABEL:
                 os.removexattr(handle, key)
             opaque = opaque or key == whiteout.OPAQUE_XATTR
         os.fchown(handle, wanted.uid, wanted.gid)

@@ -22,6 +22,8 @@ _TIME_MIN, _TIME_MAX = -(1 << 31), (1 << 34) - (1 << 31) - 1
 _DECIMAL = re.compile(rb"([+-]?)(\d{1,400})(?:\.(\d*))?")
 _FLOAT = re.compile(rb"[+-]?(?:nan|inf(?:inity)?|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)", re.IGNORECASE)
 _XATTR = b"SCHILY.xattr."
+# What is read of a header that applies to all entries. It is looked at again for each, so the rest must not be there.
+_GENERAL = frozenset({b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"SCHILY.filetype"})
 _SPARSE_PAIR = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _SPARSE_MAP = b"GNU.sparse.map"
 
@@ -54,10 +56,15 @@ def parse(data: bytes, start: int) -> Records:
     return records
 
 
-def merged(general: Records, local: Records) -> Records:
+def general(records: Records) -> Records:
+    """Those records of a global header that mean something here."""
+    return {key: value for key, value in records.items() if key in _GENERAL or key.startswith(_XATTR)}
+
+
+def merged(globally: Records, local: Records) -> Records:
     """The records that hold for an entry: its own before the global ones. An empty value means the header's field."""
-    if general:
-        local = {**general, **local}
+    if globally:
+        local = {**globally, **local}
     if b"" in local.values():
         return {key: value for key, value in local.items() if value or key.startswith(_XATTR)}
     return local

@@ -25,7 +25,7 @@ from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
 from reconciler.store.file_list import FileListWriter, RecordedKind, file_checksum
 from reconciler.store.layer_tree import Attributes, Directory, LayerTree, shown, status_of
 from reconciler.store.limits import DEFAULTS, Limits
-from reconciler.store.xattrs import Xattrs, set_xattrs
+from reconciler.store.xattrs import Xattrs, drop_inherited, set_xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,6 +154,8 @@ class _Extraction:
                     checksum = self._checksum(piece, checksum)
             if uid or gid or not is_plain:
                 os.fchown(handle, uid, gid)
+            if not parent.plain:
+                drop_inherited(handle)
             if not is_plain:
                 os.fchmod(handle, mode)
             # After chown, which takes security.capability away.
@@ -224,6 +226,8 @@ class _Extraction:
     def _finish_by_name(self, parent: Directory, name: bytes, entry: Entry, mode: int | None = None) -> None:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent.handle, follow_symlinks=False)
         if mode is not None:
+            if not parent.plain:
+                drop_inherited(self._by_name(parent, name))
             # By name, though chmod follows links: this name was made just now, and opening a device does things.
             os.chmod(self._by_name(parent, name), mode)  # noqa: PTH101 - paths here are bytes
         xattrs: Xattrs = ()

@@ -172,6 +172,38 @@ def test_u40_a_capability_that_cannot_be_set_is_an_error_and_the_rest_a_note(tmp
         mounts.unmount(place)
 
 
+def test_more_attributes_than_a_file_can_have_are_no_full_disk(tmp_path: Path) -> None:
+    """ext4 keeps them in one block."""
+    (place := tmp_path / "ext4").mkdir()
+    with (tmp_path / "image").open("wb") as image:
+        image.truncate(8 << 20)
+    os.system(f"mkfs.ext4 -q {tmp_path}/image && mount -o loop {tmp_path}/image {place}")
+    try:
+        for number, size in enumerate((5000, 70_000)):
+            (layer := place / f"{number}").mkdir()
+            large = pax(xattr(b"user.large", b"x" * size)) + archives.file(b"f")
+            with pytest.raises(InvalidError, match="f has more extended attributes"):
+                extract(iter([large, END]), layer, lambda: LowerLayers(()))
+    finally:
+        mounts.unmount(place)
+
+
+def test_nothing_inherits_an_access_list_that_the_archive_did_not_give_it(unpack: Unpack) -> None:
+    everyone = (1, 7, 0xFFFFFFFF), (2, 7, 1000), (4, 7, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)
+    default = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in everyone)
+    layer = unpack(
+        pax(xattr(b"system.posix_acl_default", default)) + archives.directory(b"d", 0o2775, gid=5),
+        archives.file(b"d/f", b"secret", mode=0o640),
+        archives.directory(b"d/s", 0o700),
+        archives.file(b"d/implied/f", mode=0o600),
+        archives.header(b"d/p", b"6", mode=0o600),
+    )
+    assert os.getxattr(layer / "d", "system.posix_acl_default") == default
+    for name, mode in (("f", 0o640), ("s", 0o700), ("implied", 0o755), ("implied/f", 0o600), ("p", 0o600)):
+        status = (layer / "d" / name).stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_gid, os.listxattr(layer / "d" / name)) == (mode, 0, [])
+
+
 @pytest.mark.parametrize(
     ("text", "nanoseconds"),
     [

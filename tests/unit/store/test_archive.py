@@ -229,7 +229,9 @@ def test_u53_global_headers_apply_to_all_and_are_bounded() -> None:
     assert read(comment + END) == []
     half = b"v" * (DEFAULTS.header_bytes // 2)
     with pytest.raises(LimitError, match="global"):
-        read(b"".join(pax((b"key%d" % n, half), flag=b"g") + FILE for n in range(3)))
+        read(b"".join(pax((b"SCHILY.xattr.user.%d" % n, half), flag=b"g") + FILE for n in range(3)))
+    # What means nothing is not kept: it would be gone through again for every entry.
+    read(b"".join(pax((b"key%d" % n, half), flag=b"g") + FILE for n in range(3)))
 
 
 def test_extended_headers_of_one_entry_are_bounded_together() -> None:
