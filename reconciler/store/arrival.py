@@ -66,8 +66,10 @@ class Arrival:
             self._hang_up()
 
     def complete(self, descriptor: int) -> None:
-        """All is there and verified: the file behind ``descriptor``, which stays its owner's."""
+        """All is there and verified: the file behind ``descriptor``, which stays its owner's. Once is enough."""
         with self._changed:
+            if self._complete:
+                return
             if self._blob < 0:
                 self._blob = os.dup(descriptor)
             self._complete = True

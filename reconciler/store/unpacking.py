@@ -161,6 +161,9 @@ class Unpacking:
             except BaseException as error:  # noqa: BLE001  raised again by wait()
                 self.abandon(error)
                 return
+            # An image may have 500 layers, and a process 1,024 open files.
+            self._held[index].end()
+            self._arrivals[index].close()
             with self._changed:
                 self._done[index] = layer
                 self._changed.notify_all()
@@ -170,10 +173,11 @@ class Unpacking:
             return self._waiting.pop(0) if self._waiting and self._failure is None else None
 
     def _unpack(self, number: int, index: int) -> Layer:
-        arrival = self._arrivals[index]
+        arrival, claim = self._arrivals[index], self._held[index]
         while True:
             attempt = arrival.attempt()
             try:
+                claim.begin()
                 unpacked = self._attempt(number, index, attempt)
                 if arrival.settled(attempt):
                     return self._verified(index, unpacked)
@@ -185,7 +189,6 @@ class Unpacking:
                     raise
             finally:
                 attempt.close()
-            self._held[index].empty()
 
     def _attempt(self, number: int, index: int, attempt: Attempt) -> Unpacked:
         claim, target = self._held[index], self._temporary(index)
@@ -227,25 +230,20 @@ class Unpacking:
     # Claims
 
     def _claim(self, index: int, chain_id: Digest) -> None:
-        path = self._temporary(index)
-        while not self._layers.has(chain_id):
-            claim = _Claim(path, ingest.open_locked(self._layers.files(chain_id), point=_POINT))
-            try:
-                if self._layers.has(chain_id):
-                    claim.release()
-                    return  # it became ready while we waited
-                durable.make_directory(path, point=_POINT, sync=False)
-                if not claim.hold():
-                    claim.release()
-                    continue
-                # Left over from a process that died, if it holds anything; and what has the final name has no row.
-                claim.empty()
-                remove_tree(self._layers.path(chain_id), point=_POINT)
-            except BaseException:
-                claim.release()
-                raise
-            self._held[index] = claim
+        if self._layers.has(chain_id):
             return
+        path = self._layers.files(chain_id)
+        claim = _Claim(self._temporary(index), path, ingest.open_locked(path, point=_POINT))
+        try:
+            if self._layers.has(chain_id):
+                claim.release()
+                return  # it became ready while we waited
+            # What has the final name has no row: a crash left it.
+            remove_tree(self._layers.path(chain_id), point=_POINT)
+        except BaseException:
+            claim.release()
+            raise
+        self._held[index] = claim
 
     def _temporary(self, index: int) -> Path:
         return self._layers.path(self.chain_ids[index]).with_suffix(".unpacking")
@@ -285,33 +283,44 @@ class _Below:
 
 
 class _Claim:
-    """The locks on a layer that is being filled: descriptors of its list of files and of its directory."""
+    """The locks on a layer that is being filled: its list of files for as long as this lasts, and its directory while
+    it is written to.
+    """
 
-    def __init__(self, path: Path, files: int) -> None:
+    def __init__(self, path: Path, list_path: Path, files: int) -> None:
         self._path = path
+        self._list_path = list_path
         self.files = files
         self.directory = -1
 
-    def hold(self) -> bool:
-        """Locks the directory; False when somebody took it away before that."""
+    def begin(self) -> None:
+        """Makes sure that there is a directory, locked, and that nothing is in either. Raises ``HostError``."""
+        while self.directory < 0:
+            durable.make_directory(self._path, point=_POINT, sync=False)
+            if not self._lock():
+                self.end()
+        durable.truncate(self.files, self._list_path, point=_POINT)
+        with durable.guarded("empty", self._path):
+            empty_directory(self.directory)
+            for key in os.listxattr(self.directory):
+                os.removexattr(self.directory, key)
+
+    def end(self) -> None:
+        """Lets go of the directory."""
+        if self.directory >= 0:
+            os.close(self.directory)
+            self.directory = -1
+
+    def release(self) -> None:
+        """Lets go of all."""
+        self.end()
+        os.close(self.files)
+
+    def _lock(self) -> bool:
         with durable.guarded("lock", self._path):
             try:
                 self.directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 fcntl.flock(self.directory, fcntl.LOCK_EX)
                 return os.path.samestat(self._path.lstat(), os.fstat(self.directory))
             except FileNotFoundError:
-                return False
-
-    def empty(self) -> None:
-        """Removes all that is in them."""
-        durable.truncate(self.files, self._path, point=_POINT)
-        with durable.guarded("empty", self._path):
-            empty_directory(self.directory)
-            for key in os.listxattr(self.directory):
-                os.removexattr(self.directory, key)
-
-    def release(self) -> None:
-        for descriptor in (self.directory, self.files):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.directory = self.files = -1
+                return False  # somebody took it away before that
