@@ -79,10 +79,10 @@ def parts(name: bytes) -> Place:
             if not found:
                 raise Refused("leads out")
             found.pop()
+        elif len(part) > 255:
+            raise Refused("a long name")
         elif part not in (b"", b"."):
             found.append(part)
-    if any(len(part) > 255 for part in found):
-        raise Refused("a long name")
     return tuple(found)
 
 
