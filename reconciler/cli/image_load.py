@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from reconciler.cli.config_changes import read_changes
 from reconciler.cli.context import Context
+from reconciler.cli.instructions import config_changes
 from reconciler.engine.embedded.adhoc_images import check_movable
 from reconciler.engine.embedded.image_lookup import shown_name
 from reconciler.engine.embedded.load import Loaded, load_images
@@ -47,7 +47,7 @@ def import_(context: Context, options: argparse.Namespace) -> int:
     if reference is not None and reference.digest is not None:
         raise InvalidError(f"{reference.familiar}: a digest cannot be given to an image", hint="write NAME:TAG")
     platform = Platform.parse(options.platform) if options.platform else None
-    changes = read_changes(options.change)
+    changes = config_changes(options.change)
     with _source(options.file) as source, context.engine() as engine, engine.turn(context.lock_timeout):
         if isinstance(source, Path):
             raise InvalidError(

@@ -156,7 +156,7 @@ def _change(draw: st.DrawFn, place: Any) -> None:
 
 relaxed = settings(
     deadline=None,
-    max_examples=25 * settings().max_examples,
+    max_examples=20 * settings().max_examples,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -210,7 +210,7 @@ def _compare_choice(index: Index, facts: dict[str, Any], host: str) -> None:
         assert entry is index.manifests[place]
 
 
-@relaxed
+@settings(relaxed, max_examples=8 * settings().max_examples)
 @given(mutated(CONFIG))
 def test_a_config_is_read_as_the_rules_say_and_written_again(data: bytes) -> None:
     began = time.monotonic()
