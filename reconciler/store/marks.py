@@ -41,15 +41,14 @@ class Parts:
 
 @dataclass(slots=True)
 class Marks:
-    """What stays. ``recorded`` are all images with a row, and ``layer_sizes`` the bytes on disk of all layers with one,
-    marked or not."""
+    """What stays. ``recorded`` are all images with a row, and ``ready`` all layers with one, marked or not."""
 
     images: set[str] = field(default_factory=set)
     blobs: set[str] = field(default_factory=set)
     layers: set[str] = field(default_factory=set)
     leased: frozenset[str] = frozenset()
     recorded: dict[str, Parts] = field(default_factory=dict)
-    layer_sizes: dict[str, int] = field(default_factory=dict)
+    ready: set[str] = field(default_factory=set)
     _claimed: Parts | None = None
 
     @property
@@ -67,8 +66,7 @@ class Marks:
         for digest in images:
             self.recorded.pop(digest, None)
             self._claimed = None
-        for chain_id in layers:
-            self.layer_sizes.pop(chain_id, None)
+        self.ready.difference_update(layers)
 
 
 class Marker:
@@ -135,9 +133,9 @@ class Marker:
 
     def _mark_layers(self, wanted: set[str], marks: Marks) -> None:
         parents: dict[str, str | None] = {}
-        for row in self._database.query("SELECT chain_id, parent, size FROM layers"):
+        for row in self._database.query("SELECT chain_id, parent FROM layers"):
             parents[row["chain_id"]] = row["parent"]
-            marks.layer_sizes[row["chain_id"]] = row["size"]
+        marks.ready = set(parents)
         seen: set[str] = set()
         for chain_id in wanted:
             layer: str | None = chain_id

@@ -11,8 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from reconciler.errors import HostError
 from reconciler.linux.processes import boot_id
+from reconciler.log import Logger
 from reconciler.store.database import Database
+
+_log = Logger("engine")
 
 # Clocks drift and are slewed; less than this is not worth a row.
 _JUMP = 60.0
@@ -63,9 +67,15 @@ class ClockTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def note(self, now: Moment | None = None) -> None:
-        """At the start of a turn: notes that time passed, if there is something to note."""
-        now = now or Moment.now()
+    def look(self) -> None:
+        """Notes the time at the start of a turn. If that fails (a full disk), only ages come out too young."""
+        try:
+            self.note(Moment.now())
+        except HostError as error:
+            _log.warning("time-not-noted", error=str(error), hint=error.hint)
+
+    def note(self, now: Moment) -> None:
+        """Notes that time passed, if there is something to note."""
         rows = self._database.query("SELECT * FROM clock ORDER BY number DESC LIMIT 1")
         last = _stretch(rows[0]) if rows else None
         if last is not None and last.is_continued(now):

@@ -14,7 +14,7 @@ from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.retention import forgettable
 from reconciler.engine.embedded.roots import Roots
-from reconciler.errors import NotFoundError
+from reconciler.errors import HostError, NotFoundError
 from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.store.gc import Garbage, GarbageCollector, GcPlan
@@ -80,17 +80,21 @@ class Collection:
         """Frees what ``items`` lists and is not needed by now; gives each thing once it is gone.
 
         Everything is decided within ``turn``, by default in the one that the caller holds. Raises ``IntegrityError`` as
-        ``plan`` does, and ``HostError`` for what could not be removed: the next plan lists it.
+        ``plan`` does, and at the end ``HostError``, if something could not be removed: the next turn or plan does it.
         """
         listed = {(item.kind, item.id): item for item in items}
-        yield from self._remove_containers([item for item in listed.values() if item.kind == "container"], turn)
+        failures: list[HostError] = []
+        yield from self._remove_containers([i for i in listed.values() if i.kind == "container"], turn, failures)
         garbage = tuple(
             Garbage(item.kind, item.id, item.why, item.size)  # type: ignore[arg-type]
             for item in listed.values()
             if item.kind in _STORE
         )
         if garbage:
-            yield from self._free(GcPlan(garbage), turn)
+            try:
+                yield from self._free(GcPlan(garbage), turn)
+            except HostError as error:
+                failures.append(error)
         yield from self._remove_exports(listed, turn)
         if any(kind == "generation" for kind, _ in listed):
             with turn():
@@ -98,6 +102,8 @@ class Collection:
                     if (item := listed.get(("generation", str(number)))) is not None:
                         self._state.generations.forget(number)
                         yield item
+        if failures:
+            raise failures[0]
 
     def collect_images(self, images: Iterable[Digest]) -> list[Item]:
         """Frees at once what ``plan_images`` lists, in the turn that the caller holds."""
@@ -134,13 +140,18 @@ class Collection:
             if row.address is None and row.finished_at is not None and ages.of(row.finished_at) > limit
         ]
 
-    def _remove_containers(self, items: list[Item], turn: Turn) -> Iterator[Item]:
+    def _remove_containers(self, items: list[Item], turn: Turn, failures: list[HostError]) -> Iterator[Item]:
         for item in items:
             with turn():
                 row = next((row for row in self._stale_containers() if row.id == item.id), None)
-                if row is not None:
+                if row is None:
+                    continue
+                try:
                     self._machinery.containers.remove(row, force=False)
-                    yield item
+                except HostError as error:
+                    failures.append(error)
+                    continue
+            yield item
 
     def _forgettable(self) -> list[int]:
         ages = self._roots.ages()

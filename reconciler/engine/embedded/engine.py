@@ -128,6 +128,7 @@ class EmbeddedEngine:
                 durable.sync_filesystem(self.root, point="recovery")
             writer, state = self._open_writer()
             note_place(state.identity)
+            state.clock.look()
             self._turn = True
             try:
                 if cut_off or not state.is_bare():

@@ -17,6 +17,7 @@ from reconciler.engine.embedded.containers import Containers
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.wiring import Wiring
 from reconciler.errors import ReconcilerError
+from reconciler.linux import durable
 from reconciler.log import Logger
 
 _log = Logger("engine")
@@ -34,7 +35,6 @@ class Recovery:
 
         What cannot be cleared away is logged and left for another turn: it must not stand in everybody's way.
         """
-        self._try(self._state.clock.note)
         self._containers.resume_left()
         rows = {row.id: row for row in self._state.containers.all()}
         ended = {row.id for row in rows.values() if row.finished_at is not None}
@@ -48,6 +48,9 @@ class Recovery:
             self._try(partial(self._mounts.drop_orphans, orphans))
         if cut_off:
             self._try(self._state.content.sweep)
+            for container_id in rows:
+                place = self._state.container_dir(container_id)
+                self._try(partial(durable.sweep_temporaries, place, point="container.sweep"))
             self._try(partial(self._wiring.sweep, rows))
 
     def _try(self, clear: Callable[[], object]) -> None:
