@@ -1,4 +1,7 @@
-"""``reconciler login`` and ``logout``: credentials in Docker's own file, so that both programs know them."""
+"""``reconciler login`` and ``logout``: credentials where Docker keeps its own, so that both programs know them.
+
+That is Docker's file, readable by its owner only, or the credential helper that this file puts in charge.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ import sys
 from pathlib import Path
 
 from reconciler.cli.context import Context, login_file
+from reconciler.clock import SystemClock
 from reconciler.engine.embedded.adhoc_images import plain_hosts
 from reconciler.engine.embedded.registries import make_client, recorded_facts
 from reconciler.engine.embedded.state import open_reader
 from reconciler.errors import AuthError, InvalidError, NotFoundError, UsageError
 from reconciler.linux import durable
 from reconciler.oci.reference import parse_registry
-from reconciler.registry.dockerconfig import with_login, without_login
+from reconciler.registry.dockerconfig import DockerConfig, with_login, without_login
+from reconciler.registry.helper import Helpers
 from reconciler.registry.hosts import Credentials, canonical_host
 
 _MAX_PASSWORD = 64 * 1024
@@ -27,22 +32,31 @@ def run(context: Context, options: argparse.Namespace) -> int:
     if not _try(context, host, login, plain_http=options.plain_http):
         context.note(f"warning: {host} asks for no login: nobody checked this one")
     path = login_file(context.environment).resolve()
-    _write(path, with_login(_read(path), str(path), host, login))
-    context.note(f"Login for {host} stored in {path}, unencrypted.")
+    text = _read(path)
+    helper = DockerConfig.parse(text, str(path)).helper_for(host)
+    if helper:
+        Helpers(context.environment, SystemClock()).store(helper, host, login)
+    _write(path, with_login(text, str(path), host, None if helper else login))
+    where = f"in docker-credential-{helper}" if helper else f"in {path}, unencrypted"
+    context.note(f"Login for {host} stored {where}.")
     return 0
 
 
 def logout(context: Context, options: argparse.Namespace) -> int:
-    """Takes the login out of the file; it is not revoked at the registry."""
+    """Takes the login out of the file, and of the helper in charge; it is not revoked at the registry."""
     host = parse_registry(options.registry)
     path = login_file(context.environment).resolve()
-    text = without_login(_read(path), str(path), host)
-    if text is None:
+    held = _read(path)
+    helper = DockerConfig.parse(held, str(path)).helper_for(host)
+    erased = bool(helper) and Helpers(context.environment, SystemClock()).erase(helper, host)
+    text = without_login(held, str(path), host)
+    if text is None and not erased:
         raise NotFoundError(
             f"no login for {host} in {path}", hint="look for it in the other files of docker and podman"
         )
-    _write(path, text)
-    context.note(f"Login for {host} removed from {path}.")
+    if text is not None:
+        _write(path, text)
+    context.note(f"Login for {host} removed from {f'docker-credential-{helper}' if erased else path}.")
     return 0
 
 
@@ -50,7 +64,7 @@ def _try(context: Context, host: str, login: Credentials, *, plain_http: bool) -
     """Whether the registry wanted the login, which was then right. Raises ``AuthError`` when it was wrong."""
     wanted = False
 
-    def given(asked: str) -> Credentials | None:
+    def given(asked: str, _repository: str) -> Credentials | None:
         nonlocal wanted
         if asked != canonical_host(host):
             return None

@@ -3,8 +3,9 @@
 A credential is given for one host. It goes to that host's own origin, and, in the token flow, to the token server that
 this origin names, over a connection no weaker than the origin's. A token goes only to the origin that asked for it.
 
-httpx has a protocol for this, a generator per request. It is not used here, because a token request must be shared by
-all the threads that wait for the same scope, and must not go out with the registry's client certificate.
+The logic is a generator per request, as httpx has it: it yields the header to try next and is sent what the server said
+to it. Only token requests leave it through a function, because one is shared by all the threads that wait for the same
+scope, and because it must not go out with the registry's client certificate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -27,12 +28,21 @@ from reconciler.registry.hosts import Credentials, Endpoint
 DEFAULT_LIFETIME = 60.0
 _MARGIN = 10.0
 _MAX_LIFETIME = 24 * 3600.0
+_MAX_ANSWERS = 3
+_CLIENT_ID = "reconciler"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,65536}", re.ASCII)
 
 
+Tries = Generator[str | None, Sequence[str], None]
+"""The ``Authorization`` headers to try a request with; is sent the ``WWW-Authenticate`` headers of each 401."""
+
+
 class FetchToken(Protocol):
-    def __call__(self, url: str, authorization: str | None) -> bytes:
-        """GETs ``url`` from a token server; the body, bounded. Raises ``RegistryError``, ``AuthError`` when refused."""
+    def __call__(self, url: str, authorization: str | None, form: Mapping[str, str] | None) -> bytes:
+        """GETs ``url`` from a token server, or POSTs ``form`` there; the body, bounded.
+
+        Raises ``RegistryError``, ``AuthError`` when refused.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,9 @@ class _Token:
 class Authenticator:
     """Knows, per origin, how it wants to be asked, and keeps its tokens. Safe to share between threads."""
 
-    def __init__(self, credentials: Callable[[str], Credentials | None], fetch_token: FetchToken, clock: Clock) -> None:
+    def __init__(
+        self, credentials: Callable[[str, str], Credentials | None], fetch_token: FetchToken, clock: Clock
+    ) -> None:
         self._credentials = credentials
         self._fetch_token = fetch_token
         self._clock = clock
@@ -62,17 +74,33 @@ class Authenticator:
         self._schemes: dict[str, _Bearer | None] = {}
         self._tokens: dict[tuple[str, str], _Token] = {}
         self._flights: dict[tuple[str, str], threading.Lock] = {}
+        self._renewed: dict[tuple[str, str], str] = {}
 
-    def authorization(self, endpoint: Endpoint, scope: str) -> str | None:
-        """The ``Authorization`` header to begin with: None until this origin has asked for one."""
+    def tries(self, endpoint: Endpoint, scope: str) -> Tries:
+        """How to ask for ``scope`` at ``endpoint``. Ends when there is nothing better to send than what was refused.
+
+        Raises ``AuthError`` when nothing can be sent at all: no login, no encryption, a challenge that nobody can meet.
+        """
+        header = self._first(endpoint, scope)
+        answered: set[tuple[str, ...]] = set()
+        while True:
+            challenges = tuple((yield header))
+            # The same challenge twice means that our answer to it is not good enough.
+            if challenges in answered or len(answered) >= _MAX_ANSWERS:
+                return
+            answered.add(challenges)
+            header = self._answer(endpoint, scope, challenges, header)
+
+    def _first(self, endpoint: Endpoint, scope: str) -> str | None:
+        """The header to begin with: None until this origin has asked for one."""
         if endpoint.origin not in self._schemes:
             return None
         bearer = self._schemes[endpoint.origin]
         if bearer is None:
-            return self._basic(endpoint)
+            return self._basic(endpoint, scope)
         return self._token(endpoint, bearer, scope, scope, refused=None)
 
-    def answer(self, endpoint: Endpoint, scope: str, challenges: Sequence[str], refused: str | None) -> str:
+    def _answer(self, endpoint: Endpoint, scope: str, challenges: Sequence[str], refused: str | None) -> str:
         """The header to answer a 401 with: ``challenges`` are its ``WWW-Authenticate`` headers, ``refused`` was sent.
 
         Raises ``AuthError`` when there is nothing better to send.
@@ -85,7 +113,7 @@ class Authenticator:
         challenge = _first_supported(endpoint, parse_challenges(challenges))
         if challenge.scheme == "basic":
             self._schemes[endpoint.origin] = None
-            header = self._basic(endpoint)
+            header = self._basic(endpoint, scope)
             if header == refused:
                 raise AuthError(
                     f"{endpoint.name}: user name or password refused",
@@ -98,12 +126,17 @@ class Authenticator:
         wanted = " ".join(dict.fromkeys([*asked.split(), *scope.split()]))
         return self._token(endpoint, bearer, scope, wanted, refused)
 
-    def _basic(self, endpoint: Endpoint) -> str:
-        credentials = self._credentials(endpoint.credential_name)
+    def _basic(self, endpoint: Endpoint, scope: str) -> str:
+        credentials = self._credentials(endpoint.credential_name, _repository(scope))
         if credentials is None:
             raise AuthError(
                 f"{endpoint.name}: login required",
                 hint=f"run `reconciler login {endpoint.credential_name}`, or declare `auth:` under `registries:`",
+            )
+        if credentials.identity_token:
+            raise AuthError(
+                f"{endpoint.name}: wants a user name and a password, and the login at hand is an identity token",
+                hint=f"run `reconciler login {endpoint.credential_name}` with a user name and a password",
             )
         return _basic_header(credentials)
 
@@ -119,15 +152,44 @@ class Authenticator:
             return token.header
 
     def _fetch(self, endpoint: Endpoint, bearer: _Bearer, scope: str) -> _Token:
-        credentials = self._credentials(endpoint.credential_name)
-        query = [("service", bearer.service)] if bearer.service else []
-        query += [("scope", part) for part in scope.split()]
-        joint = "&" if urlsplit(bearer.realm).query else "?"
-        url = f"{bearer.realm}{joint}{urlencode(query)}" if query else bearer.realm
+        credentials = self._credentials(endpoint.credential_name, _repository(scope))
         asked_at = self._clock.monotonic()
-        body = self._fetch_token(url, None if credentials is None else _basic_header(credentials))
-        token, lifetime = _read_token(endpoint, body)
+        if credentials is not None and credentials.identity_token:
+            body = self._exchange(endpoint, bearer, scope, credentials.identity_token)
+        else:
+            query = [("service", bearer.service)] if bearer.service else []
+            query += [("scope", part) for part in scope.split()]
+            joint = "&" if urlsplit(bearer.realm).query else "?"
+            url = f"{bearer.realm}{joint}{urlencode(query)}" if query else bearer.realm
+            body = self._fetch_token(url, None if credentials is None else _basic_header(credentials), None)
+        token, lifetime = _read_token(endpoint, _document(endpoint, body))
         return _Token(f"Bearer {token}", asked_at + lifetime - min(_MARGIN, lifetime / 4))
+
+    def _exchange(self, endpoint: Endpoint, bearer: _Bearer, scope: str, identity: str) -> bytes:
+        """The token server's answer to an identity token (OAuth 2.0, RFC 6749, section 6).
+
+        It may renew the identity token. The new one serves for the life of this client; where the old one came from is
+        not written to.
+        """
+        held = (endpoint.origin, identity)
+        form = {
+            "grant_type": "refresh_token",
+            "service": bearer.service,
+            "client_id": _CLIENT_ID,
+            "scope": scope,
+            "refresh_token": self._renewed.get(held, identity),
+        }
+        body = self._fetch_token(bearer.realm, None, form)
+        renewed = _document(endpoint, body).get("refresh_token")
+        if isinstance(renewed, str) and _TOKEN.fullmatch(renewed):
+            self._renewed[held] = renewed
+        return body
+
+
+def _repository(scope: str) -> str:
+    """The repository that the first part of a scope is about; "" when it is about none."""
+    kind, _, rest = scope.partition(" ")[0].partition(":")
+    return rest.rpartition(":")[0] if kind == "repository" else ""
 
 
 def _first_supported(endpoint: Endpoint, challenges: Sequence[Challenge]) -> Challenge:
@@ -161,13 +223,17 @@ def _basic_header(credentials: Credentials) -> str:
     return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
 
 
-def _read_token(endpoint: Endpoint, body: bytes) -> tuple[str, float]:
+def _document(endpoint: Endpoint, body: bytes) -> dict[str, Any]:
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise RegistryError(f"{endpoint.name}: its token server gave no JSON object")
+    return document
+
+
+def _read_token(endpoint: Endpoint, document: dict[str, Any]) -> tuple[str, float]:
     token = document.get("token") or document.get("access_token")
     # A line break in a token would end the header and begin another.
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):

@@ -1,7 +1,6 @@
 """Logins that docker and podman keep: ``config.json`` and ``auth.json`` (containers-auth.json(5)). Pure: text in.
 
-The caller knows where the files are. Credential helpers are not run: a host whose login is in one is an error when
-asked for, so that nobody goes on anonymously without knowing.
+The caller knows where the files are, and runs the credential helpers that they name.
 """
 
 from __future__ import annotations
@@ -13,18 +12,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.errors import AuthError, InvalidError
-from reconciler.registry.hosts import Credentials, canonical_host
+from reconciler.errors import InvalidError
+from reconciler.registry.helper import HUB_SERVER
+from reconciler.registry.hosts import HUB, Credentials, canonical_host
 
-_HUB_KEY = "https://index.docker.io/v1/"  # what docker itself writes for Docker Hub
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The login is in the credential helper ``docker-credential-NAME``, under the host's name."""
+
+    helper: str
 
 
 @dataclass(frozen=True, slots=True)
 class DockerConfig:
-    """The logins of one file, by canonical host. ``helpers`` names the program that keeps a host's login."""
+    """The logins of one file, by canonical host, or by ``HOST/NAMESPACE`` as podman keeps them.
+
+    ``helpers`` names the program that keeps a host's login. ``store`` is the one that keeps all others: docker then
+    leaves an empty entry behind for each host it logged in to, and only those are asked for there.
+    """
 
     logins: Mapping[str, Credentials] = field(default_factory=dict)
     helpers: Mapping[str, str] = field(default_factory=dict)
+    store: str = ""
 
     @classmethod
     def parse(cls, text: str, where: str) -> DockerConfig:
@@ -32,43 +42,54 @@ class DockerConfig:
         document = _document(text, where)
         logins: dict[str, Credentials] = {}
         helpers: dict[str, str] = {}
-        store = str(document.get("credsStore") or "")
+        store = _name(document.get("credsStore"), where)
         for key, entry in _object(document, "auths", where).items():
-            host = _host(key)
-            if host is None:
+            scope = _scope(key)
+            if scope is None:
                 continue
             found = _credentials(entry, f"the login for {ascii(key)} in {where}")
             # An exact key wins over another spelling of the same host.
-            if found is not None and (host not in logins or host == key):
-                logins[host] = found
+            if found is not None and (scope not in logins or scope == key):
+                logins[scope] = found
             elif found is None and store:
-                helpers[host] = store
+                helpers[scope] = store
         for key, name in _object(document, "credHelpers", where).items():
-            helpers[_host(key) or key] = str(name)
-        return cls(logins, helpers)
+            helpers[_scope(key) or key] = _name(name, where)
+        return cls(logins, helpers, store)
 
-    def credentials(self, host: str) -> Credentials | None:
-        """The login for ``host``, None when there is none. Raises ``AuthError`` when it is in a credential helper."""
-        host = canonical_host(host)
-        if host in self.helpers:
-            raise AuthError(
-                f"the login for {host} is in the credential helper docker-credential-{self.helpers[host]},"
-                " which is not supported yet",
-                hint=f"run `reconciler login {host}`, or declare `auth:` under `registries:`",
-            )
-        return self.logins.get(host)
+    def login(self, host: str, repository: str = "") -> Credentials | Kept | None:
+        """The login for ``repository`` of ``host``, or where it is kept; None when there is none.
+
+        Of several that fit, the one for the longest namespace is it.
+        """
+        scope = f"{canonical_host(host)}/{repository}".rstrip("/")
+        while scope:
+            if scope in self.helpers:
+                return Kept(self.helpers[scope])
+            if scope in self.logins:
+                return self.logins[scope]
+            scope = scope.rpartition("/")[0]
+        return None
+
+    def helper_for(self, host: str) -> str:
+        """The helper that a new login for ``host`` belongs into; "" for the file itself."""
+        return self.helpers.get(canonical_host(host)) or self.store
 
 
-def with_login(text: str, where: str, host: str, login: Credentials) -> str:
+def with_login(text: str, where: str, host: str, login: Credentials | None) -> str:
     """The file's text with one login set; whatever else it holds is kept. Raises ``InvalidError``.
 
-    The login is in the file itself, also where a credential helper kept the host's before.
+    None stands for a login that a helper keeps: then the file says only that there is one.
     """
     document = _document(text, where)
     _forget(document, host, where)
-    encoded = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
+    entry = {}
+    if login is not None:
+        entry["auth"] = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
+        if login.identity_token:
+            entry["identitytoken"] = login.identity_token
     auths = document["auths"] = _object(document, "auths", where)
-    auths[_HUB_KEY if canonical_host(host) == "docker.io" else canonical_host(host)] = {"auth": encoded}
+    auths[HUB_SERVER if canonical_host(host) == HUB else canonical_host(host)] = entry
     return json.dumps(document, indent="\t") + "\n"
 
 
@@ -79,16 +100,18 @@ def without_login(text: str, where: str, host: str) -> str | None:
 
 
 def _forget(document: dict[str, Any], host: str, where: str) -> bool:
-    """Drops every spelling of a host from the logins and the helpers."""
-    found = [
-        (section, key)
-        for section in ("auths", "credHelpers")
-        for key in _object(document, section, where)
-        if _host(key) == canonical_host(host)
-    ]
-    for section, key in found:
-        del document[section][key]
+    """Drops every spelling of a host from the logins. Which helper is in charge of it stays."""
+    auths = _object(document, "auths", where)
+    found = [key for key in auths if _scope(key) == canonical_host(host)]
+    for key in found:
+        del auths[key]
     return bool(found)
+
+
+def _name(value: object, where: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise InvalidError(f"{where}: a credential helper's name is no text")
+    return value or ""
 
 
 def _document(text: str, where: str) -> dict[str, Any]:
@@ -114,6 +137,8 @@ def _credentials(entry: Any, where: str) -> Credentials | None:
     """The entry's login; None for an entry without one, as docker leaves behind when a helper keeps it."""
     if not isinstance(entry, dict):
         raise InvalidError(f"{where} is no object")
+    if entry.get("identitytoken"):
+        return Credentials("", "", str(entry["identitytoken"]))
     if entry.get("username") and entry.get("password"):
         return Credentials(str(entry["username"]), str(entry["password"]))
     encoded = entry.get("auth")
@@ -128,11 +153,14 @@ def _credentials(entry: Any, where: str) -> Credentials | None:
     return Credentials(username, password.rstrip("\0"))
 
 
-def _host(key: str) -> str | None:
-    """The host of a key, which may be a URL such as ``https://index.docker.io/v1/``.
+def _scope(key: str) -> str | None:
+    """What a key is about: a host, which may be given as a URL such as docker's, or a namespace of a host.
 
-    None for a login that podman keeps for one namespace of a host: it must not be used for the others.
+    None for a URL with another path: nobody says what it means.
     """
-    bare = key.partition("://")[2] or key
+    _, scheme, bare = key.rpartition("://")
     host, _, path = bare.partition("/")
-    return canonical_host(host) if path.strip("/") in ("", "v1", "v2") else None
+    path = path.strip("/")
+    if path in ("", "v1", "v2"):
+        return canonical_host(host)
+    return None if scheme else f"{canonical_host(host)}/{path}"

@@ -26,9 +26,9 @@ from reconciler.errors import InvalidError
 
 Resolve = Literal["first", "fallback", "never"]
 EVERY_OTHER = "*"
-_HUB = "docker.io"
+HUB = "docker.io"
 _HUB_API = "registry-1.docker.io"
-_HUB_ALIASES = frozenset({_HUB, "index.docker.io", _HUB_API})
+_HUB_ALIASES = frozenset({HUB, "index.docker.io", _HUB_API})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,19 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user name and a password. The password is in no ``repr``."""
+    """A user name and a password, or an identity token that stands for both. No secret is in a ``repr``."""
 
     username: str
     password: str = field(repr=False)
+    identity_token: str = field(default="", repr=False)
 
 
-CredentialSource = Callable[[str], Credentials | None]
-"""Given a registry's name (``docker.io``, ``host:port``), its credentials or None. May be called by any thread."""
+CredentialSource = Callable[[str, str], Credentials | None]
+"""Given a registry's name (``docker.io``, ``host:port``) and a repository there ("" for none), the credentials for it
+or None. May be called by any thread."""
 
 
-def no_credentials(_host: str) -> Credentials | None:
+def no_credentials(_host: str, _repository: str) -> Credentials | None:
     """A source that knows nobody."""
     return None
 
@@ -135,18 +137,18 @@ class RegistryHosts:
         name = canonical_host(name)
         return self.hosts.get(name) or HostConfig(name)
 
-    def credentials(self, name: str) -> Credentials | None:
-        """The credentials for the host ``name``: the declared ones, else those of ``credentials_for``."""
+    def credentials(self, name: str, repository: str = "") -> Credentials | None:
+        """The credentials for ``repository`` of the host ``name``: the declared ones, else ``credentials_for``."""
         declared = self.host(name).credentials
         if isinstance(declared, Credentials):
             return declared
-        return (declared or self.credentials_for)(canonical_host(name))
+        return (declared or self.credentials_for)(canonical_host(name), repository)
 
     def origin(self, registry: str) -> Endpoint:
         """The registry itself."""
         name = canonical_host(registry)
         plain = self.host(name).plain_http
-        authority = _HUB_API if name == _HUB else name
+        authority = _HUB_API if name == HUB else name
         base = f"{'http' if plain else 'https'}://{authority}/v2/"
         return Endpoint(name, base, origin_of(base), name, authenticates=True)
 
@@ -190,7 +192,7 @@ class RegistryHosts:
 def canonical_host(host: str) -> str:
     """The one name under which a registry's host is looked up."""
     host = host.lower()
-    return _HUB if host in _HUB_ALIASES else host
+    return HUB if host in _HUB_ALIASES else host
 
 
 def origin_of(url: str) -> str:

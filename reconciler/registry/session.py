@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urlencode
 
 import httpx
 
@@ -20,7 +21,6 @@ from reconciler.registry.retry import retry_after
 from reconciler.registry.transport import Transport
 
 MAX_REDIRECTS = 10
-_MAX_ANSWERS = 3
 _MAX_TOKEN_BODY = 128 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -123,23 +123,21 @@ class Session:
     def _authorised(self, endpoint: Endpoint, ask: Ask, url: str) -> httpx.Response:
         if origin_of(url) != endpoint.origin:
             return self._transport.send(ask.method, url, ask.headers, ask.content)
-        header = self._auth.authorization(endpoint, ask.scope)
-        answered: set[tuple[str, ...]] = set()
+        tries = self._auth.tries(endpoint, ask.scope)
+        header = next(tries)
         while True:
             headers = ask.headers if header is None else {**ask.headers, "Authorization": header}
             response = self._send(endpoint, ask, url, headers)
-            challenges = tuple(response.headers.get_list("www-authenticate"))
-            # The same challenge twice means that our answer to it is not good enough.
-            if (
-                response.status_code != 401
-                or not ask.replayable
-                or challenges in answered
-                or len(answered) >= _MAX_ANSWERS
-            ):
+            if response.status_code != 401 or not ask.replayable:
                 return response
+            try:
+                header = tries.send(response.headers.get_list("www-authenticate"))
+            except StopIteration:
+                return response
+            except BaseException:
+                response.close()
+                raise
             response.close()
-            answered.add(challenges)
-            header = self._auth.answer(endpoint, ask.scope, challenges, header)
 
     def _send(self, endpoint: Endpoint, ask: Ask, url: str, headers: Mapping[str, str]) -> httpx.Response:
         try:
@@ -175,9 +173,13 @@ class Session:
             )
         return RegistryError(message)
 
-    def _fetch_token(self, url: str, authorization: str | None) -> bytes:
+    def _fetch_token(self, url: str, authorization: str | None, form: Mapping[str, str] | None) -> bytes:
         headers = {} if authorization is None else {"Authorization": authorization}
-        response = self._transport.send("GET", url, headers)
+        if form is None:
+            response = self._transport.send("GET", url, headers)
+        else:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            response = self._transport.send("POST", url, headers, urlencode(form).encode())
         try:
             status = response.status_code
             if status == 200:
@@ -194,6 +196,8 @@ class Session:
             )
         if status in (400, 401, 403):
             raise AuthError(message, hint="check user name, password and rights; `reconciler login` stores new ones")
+        if form is not None and status in (404, 405):
+            message += "; it does not take identity tokens"
         raise RegistryError(message)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reconciler.engine.port import HostFacts
     from reconciler.model.observed import ObservedFact
     from reconciler.registry.client import RegistryClient
+    from reconciler.registry.helper import Helpers
     from reconciler.registry.hosts import Credentials, CredentialSource
 
 _MAX_SECRET_FILE = 64 * 1024
@@ -60,30 +61,35 @@ def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
 def make_client(facts: HostFacts, surroundings: Surroundings, login: CredentialSource | None = None) -> RegistryClient:
     """A client that goes by ``facts``. With ``login`` it has no other credentials. The caller closes it."""
     from reconciler.registry.client import RegistryClient
+    from reconciler.registry.helper import Helpers
     from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts, TlsConfig
     from reconciler.registry.proxy import Proxies
 
+    helpers = Helpers(surroundings.environment, SystemClock())
     configs = {}
     for registry in facts.registries:
         tls = None
         if registry.ca or registry.certificate:
             paths = (registry.ca, registry.certificate, registry.key)
             tls = TlsConfig(*(Path(path) if path else None for path in paths))
-        source = _source(registry.auth, surroundings) if registry.auth and login is None else login
+        source = _source(registry.auth, surroundings, helpers) if registry.auth and login is None else login
         configs[registry.host] = HostConfig(registry.host, registry.plain_http, tls, source)
     mirrors = {
         mirror.host: tuple(MirrorEndpoint(end.url, end.resolve) for end in mirror.endpoints) for mirror in facts.mirrors
     }
-    stored = login or (lambda host: stored_login(host, surroundings.auth_files))
-    hosts = RegistryHosts(configs, mirrors, stored)
+
+    def stored(host: str, repository: str) -> Credentials | None:
+        return stored_login(host, repository, surroundings.auth_files, helpers)
+
+    hosts = RegistryHosts(configs, mirrors, login or stored)
     return RegistryClient(
         hosts, clock=SystemClock(), proxies=Proxies.from_variables(surroundings.proxies), note=surroundings.note
     )
 
 
-def stored_login(host: str, files: Sequence[Path]) -> Credentials | None:
-    """The login for ``host`` in the files of docker and podman; the first file that knows it wins."""
-    from reconciler.registry.dockerconfig import DockerConfig
+def stored_login(host: str, repository: str, files: Sequence[Path], helpers: Helpers) -> Credentials | None:
+    """The login for a repository of ``host`` in the files of docker and podman; the first file that knows it wins."""
+    from reconciler.registry.dockerconfig import DockerConfig, Kept
 
     for path in files:
         try:
@@ -92,20 +98,26 @@ def stored_login(host: str, files: Sequence[Path]) -> Credentials | None:
             continue
         except OSError as error:
             raise AuthError(f"cannot read {path}: {error.strerror}", hint="mend its permissions") from None
-        if (found := DockerConfig.parse(text, str(path)).credentials(host)) is not None:
+        found = DockerConfig.parse(text, str(path)).login(host, repository)
+        if isinstance(found, Kept):
+            found = helpers.get(found.helper, host)
+        if found is not None:
             return found
     return None
 
 
-def _source(auth: Auth, surroundings: Surroundings) -> Callable[[str], Credentials | None]:
+def _source(auth: Auth, surroundings: Surroundings, helpers: Helpers) -> CredentialSource:
     from reconciler.registry.hosts import Credentials
 
-    def credentials(host: str) -> Credentials | None:
+    def credentials(host: str, _repository: str) -> Credentials | None:
         if auth.helper:
-            raise AuthError(
-                f"credential helper {auth.helper!a} for {host}: helpers are not supported yet",
-                hint="use a password file, or `reconciler login`",
-            )
+            found = helpers.get(auth.helper, host)
+            if found is None:
+                raise AuthError(
+                    f"the credential helper {auth.helper!a} has no login for {host}",
+                    hint=f"store one in it, for instance with `docker login {host}`",
+                )
+            return found
         if auth.password_environment:
             value = surroundings.environment.get(auth.password_environment)
             if value is None:

@@ -24,7 +24,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer
         yield server
 
 
-def login(host: Host, server: RegistryServer, password: str, code: int) -> str:
+def login(host: Host, server: RegistryServer, password: str, code: int, path: str = os.defpath) -> str:
     """What the command printed."""
     words = ["login", server.host, "-u", "ci", "--password-stdin", "--plain-http"]
     result = subprocess.run(
@@ -34,7 +34,7 @@ def login(host: Host, server: RegistryServer, password: str, code: int) -> str:
         text=True,
         check=False,
         timeout=60,
-        env={"PATH": os.defpath, "HOME": str(host.place), "PYTHONUTF8": "1"},
+        env={"PATH": path, "HOME": str(host.place), "PYTHONUTF8": "1"},
     )
     printed = result.stdout + result.stderr
     assert result.returncode == code, printed
@@ -73,3 +73,35 @@ def test_a_wrong_password_is_refused_and_nothing_stored(host: Host, private: Reg
 
 def test_without_a_terminal_the_password_comes_from_standard_input(host: Host, private: RegistryServer) -> None:
     assert "--password-stdin" in host.run("login", private.host, "-u", "ci", code=64).err
+
+
+KEEPER = """#!/bin/sh
+input=$(cat)
+case "$1" in
+store) echo "$input" > "$HOME/kept" ;;
+get) if [ -e "$HOME/kept" ]; then cat "$HOME/kept"; else echo "credentials not found in native keychain"; exit 1; fi ;;
+erase) rm "$HOME/kept" ;;
+esac
+"""
+
+
+def test_a_login_goes_into_the_helper_that_docker_uses(host: Host, private: RegistryServer) -> None:
+    """The file says which; the password is then in the helper and nowhere else."""
+    programs = host.place / "bin"
+    programs.mkdir()
+    (programs / "docker-credential-kept").write_text(KEEPER)
+    (programs / "docker-credential-kept").chmod(0o755)
+    stored(host).parent.mkdir(exist_ok=True)
+    stored(host).write_text(json.dumps({"credsStore": "kept"}))
+    path = f"{programs}:{os.defpath}"
+
+    printed = login(host, private, PASSWORD, 0, path)
+    assert "docker-credential-kept" in printed
+    assert json.loads(stored(host).read_text()) == {"credsStore": "kept", "auths": {private.host: {}}}
+    assert json.loads((host.place / "kept").read_text())["Secret"] == PASSWORD
+
+    environment = {"PATH": path, "HOME": str(host.place), "PYTHONUTF8": "1"}
+    words = [PROGRAM, "--root", host.root, "logout", private.host]
+    subprocess.run(words, env=environment, check=True, capture_output=True, timeout=60)
+    assert json.loads(stored(host).read_text()) == {"credsStore": "kept", "auths": {}}
+    assert not (host.place / "kept").exists()

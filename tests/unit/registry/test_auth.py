@@ -6,6 +6,7 @@ import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from reconciler.errors import AuthError, RegistryError
 from reconciler.registry.challenge import parse_challenges
-from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint
+from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint, RegistryHosts
 from reconciler.testing.scripted_registry import FOREVER, ScriptedRegistry, Step
 
 from .conftest import MemorySink, layer, manifest, served
@@ -112,7 +113,7 @@ def test_p04_unusable_challenges(harness, registry, ref, challenge):
 
 def test_p07_basic(harness, registry, ref):
     registry.on(HEAD, wants('Basic realm="x"'), served(DATA, times=2))
-    client = harness.client(registry, credentials=lambda host: USER if host == registry.host else None)
+    client = harness.client(registry, credentials=lambda host, _: USER if host == registry.host else None)
     assert client.tag_digest(ref("app:1")) is not None
     assert client.tag_digest(ref("app:1")) is not None
     assert registry.headers(HEAD, 1)["authorization"] == BASIC
@@ -227,3 +228,91 @@ def test_the_token_server_refuses(harness, registry, storage, ref):
     storage.on("GET /token", Step(401, b'{"details": "incorrect username or password"}'))
     with pytest.raises(AuthError, match="incorrect username"):
         harness.client(registry, credentials=USER).tag_digest(ref("app:1"))
+
+
+IDENTITY = Credentials("", "", "identity-token")
+
+
+def form(asked) -> dict[str, str]:
+    return dict(parse_qsl(asked.body.decode()))
+
+
+def test_an_identity_token_is_exchanged_by_post(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)), served(DATA))
+    storage.on("POST /token", Step(200, b'{"access_token": "abc", "expires_in": 60}'))
+    assert harness.client(registry, credentials=IDENTITY).tag_digest(ref("app:1")) is not None
+    assert registry.headers(HEAD, 1)["authorization"] == "Bearer abc"
+    (asked,) = storage.asked
+    assert asked.line == "POST /token", "a secret is in no address"
+    assert "authorization" not in asked.headers
+    assert form(asked) == {
+        "grant_type": "refresh_token",
+        "service": "reg",
+        "client_id": "reconciler",
+        "scope": "repository:app:pull",
+        "refresh_token": "identity-token",
+    }
+
+
+def test_an_identity_token_that_is_renewed_serves_from_then_on(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)), served(DATA, times=2))
+    storage.on("POST ", token("one", refresh_token="newer", expires_in=60), token("two", refresh_token="bad\r\n"))
+    client = harness.client(registry, credentials=IDENTITY)
+    client.tag_digest(ref("app:1"))
+    harness.clock.advance(60)
+    client.tag_digest(ref("app:1"))
+    assert [form(asked)["refresh_token"] for asked in storage.asked] == ["identity-token", "newer"]
+    assert registry.asked[-1].headers["authorization"] == "Bearer two"
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405])
+def test_an_identity_token_that_is_refused_is_not_shown(harness, registry, storage, ref, status):
+    registry.on(HEAD, wants(bearer(storage)))
+    storage.on("POST ", Step(status))
+    with pytest.raises(RegistryError) as caught:
+        harness.client(registry, credentials=IDENTITY).tag_digest(ref("app:1"))
+    assert "identity-token" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_an_identity_token_is_no_password(harness, registry, ref):
+    registry.on(HEAD, wants('Basic realm="x"'))
+    with pytest.raises(AuthError, match="is an identity token"):
+        harness.client(registry, credentials=IDENTITY).tag_digest(ref("app:1"))
+
+
+def test_a_login_for_one_namespace_is_used_there_only(harness, registry, ref):
+    asked: list[tuple[str, str]] = []
+
+    def source(host: str, repository: str) -> Credentials | None:
+        asked.append((host, repository))
+        return USER if repository.startswith("team/") else None
+
+    registry.on("HEAD /v2/", wants('Basic realm="x"'), served(DATA))
+    client = harness.client(registry, credentials=source)
+    client.tag_digest(ref("team/app:1"))
+    with pytest.raises(AuthError, match="login required"):
+        client.tag_digest(ref("other/app:1"))
+    assert asked == [(registry.host, "team/app"), (registry.host, "other/app")]
+
+
+def test_p02_two_headers(harness, registry, storage, ref):
+    registry.on(HEAD, Step(401, b"", [("WWW-Authenticate", "Negotiate"), ("WWW-Authenticate", bearer(storage))]))
+    registry.on(HEAD, served(DATA))
+    storage.on("GET /token", token())
+    assert harness.client(registry, credentials=USER).tag_digest(ref("app:1")) is not None
+
+
+def test_p14_403_goes_on_to_the_next_mirror(harness, registry, mirror, ref):
+    mirror.on("GET ", Step(403))
+    registry.on("GET ", served(DATA))
+    client = harness.client(registry, mirrors={registry.host: (MirrorEndpoint(mirror.url),)})
+    assert client.manifest(ref(f"app@{layer(DATA).digest}")) == DATA
+    assert mirror.count("") == 1
+
+
+def test_p19_the_login_of_the_hub_is_for_its_api_host():
+    asked: list[str] = []
+    hosts = RegistryHosts(credentials_for=lambda host, _: asked.append(host))
+    origin = hosts.origin("docker.io")
+    hosts.credentials(origin.credential_name)
+    assert (origin.origin, asked) == ("https://registry-1.docker.io:443", ["docker.io"])
