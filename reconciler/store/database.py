@@ -31,6 +31,7 @@ FILE = "state.db"
 # Marks the file as ours ("rcnc"): a foreign SQLite file is damage, not an empty state.
 APPLICATION_ID = 0x72636E63
 _BUSY_SECONDS = 10
+_SIDE_FILES = 1 << 16  # what the log and its index begin with
 _POINT = "database"  # the name of this call site in linux.watch
 # A root that holds one of these has had a database.
 _HOLDS_STATE = ("blobs/sha256", "layers", "containers")
@@ -252,7 +253,19 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         # The low byte is the primary result code (sqlite.org/rescode.html).
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path.parent):
+            # SQLite does not tell why it cannot make its side files.
+            message = f"cannot use {path}: no space left on its filesystem ({error})"
+            raise HostError(message, hint=_HINTS[sqlite3.SQLITE_FULL]) from error
         raise HostError(f"cannot use {path}: {error}", hint=_HINTS.get(code, "")) from error
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize < _SIDE_FILES or bool(status.f_files and not status.f_favail)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

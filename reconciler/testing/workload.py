@@ -44,11 +44,14 @@ class Part:
 
 
 class Workload:
-    """A root at ``place``/root and what is needed beside it. ``registry`` is a host that has ``app:1``, if any."""
+    """A root, by default ``place``/root, and in ``place`` what it needs.
 
-    def __init__(self, place: Path, registry: str | None = None) -> None:
+    ``registry`` is a host that has ``app:1``, if any.
+    """
+
+    def __init__(self, place: Path, registry: str | None = None, root: Path | None = None) -> None:
         self.place = place
-        self.root = place / "root"
+        self.root = root or place / "root"
         self._registry = registry
         self._write_inputs()
         tag = ("image", "tag", "shop.example/app:1", "shop.example/more:1")
