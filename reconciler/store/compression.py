@@ -29,8 +29,8 @@ _OTHERS = {
 _SKIPPABLE_ZSTD = frozenset(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16))
 # Bounds the memory one hostile frame may ask for; 128 MiB is what `zstd --long` writes at most without a flag.
 _ZSTD_WINDOW = 1 << 27
-# A zstd block of 128 KiB can take four bytes: this much input makes at most 32 MiB of output at a time.
-_ZSTD_STEP = 1 << 10
+# A zstd block of 128 KiB can take four bytes: this much input makes at most 16 MiB of output at a time.
+_ZSTD_STEP = 1 << 9
 # gzip window bits: 15 for the window, 16 for "gzip header and trailer" (zlib manual, inflateInit2).
 _GZIP_BITS = 31
 
@@ -153,9 +153,14 @@ def _unzstd(source: _Counted, data: bytes) -> Iterator[bytes]:
             piece = data[start : start + _ZSTD_STEP]
             while piece:
                 try:
-                    out += frame.decompress(piece)
+                    inflated = frame.decompress(piece)
                 except zstandard.ZstdError as error:
                     raise IntegrityError(f"damaged zstd stream: {error}") from None
+                if len(inflated) > CHUNK:  # never copied whole: it may be large
+                    yield from _cut(bytes(out), inflated)
+                    out.clear()
+                else:
+                    out += inflated
                 piece, is_inside = frame.unused_data, not frame.eof
                 if frame.eof:
                     frame = context.decompressobj()
@@ -167,6 +172,11 @@ def _unzstd(source: _Counted, data: bytes) -> Iterator[bytes]:
         raise IntegrityError("zstd stream ends inside a frame", hint="fetch the blob again")
     if out:
         yield bytes(out)
+
+
+def _cut(*parts: bytes) -> Iterator[bytes]:
+    for part in parts:
+        yield from (part[at : at + CHUNK] for at in range(0, len(part), CHUNK))
 
 
 class GzipWriter:

@@ -34,7 +34,7 @@ class Limits:
     layer_bytes: int = 64 << 30
     layer_entries: int = 10_000_000
     file_bytes: int = 16 << 40
-    path_depth: int = 2_000
+    path_depth: int = 500
     header_bytes: int = 1 << 20
     compression_ratio: int = 200
     compression_ratio_from: int = 4 << 30

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 BLOCK = 512
-MOST = {"header": 1 << 20, "file": 1 << 20, "depth": 2000}
+MOST = {"header": 1 << 20, "file": 1 << 20, "depth": 500}
 FIRST_SECOND, LAST_SECOND = -(1 << 31), (1 << 34) - (1 << 31) - 1
 
 

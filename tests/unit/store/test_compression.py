@@ -8,7 +8,10 @@ import io
 import itertools
 import lzma
 import random
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -121,6 +124,23 @@ def test_zstd_frames_need_not_tell_their_size_and_may_have_a_checksum() -> None:
         if "write_checksum" in options:
             with pytest.raises(IntegrityError):
                 inflate(frame[:-1] + bytes([frame[-1] ^ 1]))
+
+
+def test_the_worst_frame_that_is_read_takes_less_than_200_mib(tmp_path: Path) -> None:
+    """One with the largest window, in which a few bytes come to much."""
+    options = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
+    packer = zstandard.ZstdCompressor(compression_params=options)
+    with (tmp_path / "blob").open("wb") as file, packer.stream_writer(file) as writer:
+        for _ in range(200):
+            writer.write(bytes(1 << 20))
+    code = (
+        "import resource, sys\n"
+        "from reconciler.store.compression import decompress\n"
+        "with open(sys.argv[1], 'rb') as blob: assert sum(map(len, decompress(blob))) == 200 << 20\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, tmp_path / "blob"], check=True, stdout=subprocess.PIPE).stdout
+    assert int(said) < 200 << 10
 
 
 def test_a_zstd_frame_may_not_ask_for_all_memory() -> None:
