@@ -35,6 +35,7 @@ from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Manifest
 from reconciler.oci.platform import Platform
 from reconciler.store.images import ImageRecord, LayerRecord, Name
+from reconciler.store.workers import Workers
 from reconciler.testing.images import archive, entry
 
 PROGRAM = Path(sys.executable).with_name("reconciler")
@@ -56,14 +57,14 @@ def samples() -> tuple[Sample, ...]:
     return tuple(_sample((f"base-{n % 3}", f"middle-{n % 4}", f"own-{n}")) for n in range(9))
 
 
-def store_image(state: State, sample: Sample, name: str) -> None:
+def store_image(state: State, sample: Sample, name: str, workers: Workers | None = None) -> None:
     """What a pull does, from memory: lease, blobs, layers, record, name."""
     record = sample.record
     with state.leases.take(f"pull {name}", [record.digest]) as lease:
         lease.add([*record.blobs, *record.chain_ids])
         for blob in sample.blobs:
             state.content.put(blob)
-        with state.layers.unpacking([layer.diff_id for layer in record.layers]) as unpacking:
+        with state.layers.unpacking([layer.diff_id for layer in record.layers], workers) as unpacking:
             for at in unpacking.missing:
                 with state.content.open(record.layers[at].digest) as source:
                     unpacking.unpack(at, source, record.layers[at].digest)
@@ -114,6 +115,7 @@ class Player:
         self.random = random.Random(seed)
         self.record = recorder
         self.samples = samples()
+        self.workers = Workers()
 
     def choices(self) -> list[tuple[int, Callable[[], None]]]:
         """The operations and their weights."""
@@ -122,8 +124,12 @@ class Player:
     def play(self, seconds: float) -> None:
         weights, operations = zip(*self.choices(), strict=True)
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            self.random.choices(operations, weights)[0]()
+        self.workers.start()
+        try:
+            while time.monotonic() < deadline:
+                self.random.choices(operations, weights)[0]()
+        finally:
+            self.workers.close()
 
     def name(self) -> str:
         return self.random.choice(NAMES)
@@ -148,7 +154,7 @@ class Writer(Player):
     def pull(self) -> None:
         sample, name = self.sample(), self.name()
         with self.record.operation("set", by="pull", name=name, image=sample.record.digest):
-            store_image(self.state, sample, name)
+            store_image(self.state, sample, name, self.workers)
 
     def tag(self) -> None:
         sample, name = self.sample(), self.name()
@@ -182,7 +188,13 @@ class Tenant(Player):
         self.containers: dict[str, Sample] = {}
 
     def choices(self) -> list[tuple[int, Callable[[], None]]]:
-        return [(4, self.create), (5, self.use), (3, self.drop), (2, self.remove), (1, self.tag), (8, self.collect)]
+        changes = [(3, self.pull), (4, self.create), (3, self.drop), (2, self.remove), (1, self.tag), (6, self.collect)]
+        return [*changes, (5, self.use)]
+
+    def pull(self) -> None:
+        sample, name = self.sample(), self.name()
+        with self.record.operation("set", by="pull", name=name, image=sample.record.digest), self._turn() as state:
+            store_image(state, sample, name, self.workers)
 
     def create(self) -> None:
         name, container_id = self.name(), self.random.randbytes(32).hex()
