@@ -78,7 +78,12 @@ def push_image(reference: str, layer: bytes | Path, config: Mapping[str, Any] | 
     return digest
 
 
-def write_layout(directory: Path, layers: Sequence[bytes | Path], config: Mapping[str, Any] | None = None) -> str:
+def write_layout(
+    directory: Path,
+    layers: Sequence[bytes | Path],
+    config: Mapping[str, Any] | None = None,
+    history: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     """Writes an OCI image layout that holds one image of gzipped ``layers``; returns the manifest's digest."""
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
@@ -89,7 +94,7 @@ def write_layout(directory: Path, layers: Sequence[bytes | Path], config: Mappin
         "created": _CREATED,
         "config": dict(config or {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}),
         "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in placed]},
-        "history": [{"created": _CREATED, "created_by": "a test"} for _ in placed],
+        "history": history or [{"created": _CREATED, "created_by": "a test"} for _ in placed],
     }
     manifest = {
         "schemaVersion": 2,
