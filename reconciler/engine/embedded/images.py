@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
     from reconciler.store.arrival import Arrival
     from reconciler.store.image_archive import ArchivedImage
+    from reconciler.store.limits import Limits
     from reconciler.store.workers import Workers
 
 ItemProgress = Callable[[str, str, int, int | None], None]
@@ -213,7 +214,7 @@ class Images:
             self._state.content.new_blob() as blob,
             opener() as archive,
         ):
-            diff_id = _copy_layer(archive, blob.write)
+            diff_id = _copy_layer(archive, blob.write, self._state.layers.limits)
             size = blob.offset
             lease.add([blob.digest()])
             digest = blob.commit()
@@ -351,10 +352,10 @@ def _check_layers(manifest: Manifest, config: ImageConfig) -> None:
             )
 
 
-def _copy_layer(archive: BinaryIO, write: Callable[[bytes], object]) -> Digest:
+def _copy_layer(archive: BinaryIO, write: Callable[[bytes], object], limits: Limits) -> Digest:
     """Writes an archive, however it is compressed, as a gzip layer; the diff ID of what is in it."""
     hasher, gzip = hashlib.sha256(), GzipWriter()
-    for chunk in decompress(archive):
+    for chunk in decompress(archive, limits):
         hasher.update(chunk)
         write(gzip.compress(chunk))
     write(gzip.finish())
