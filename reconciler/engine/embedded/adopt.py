@@ -46,7 +46,10 @@ def adopt_containers(state: WriterState) -> Iterator[Repaired]:
             continue
         if directory.name in tasks or (directory / "exit").is_dir():
             state.containers.update(row.id, run=1, started_at=row.created_at)
-        yield Repaired("container", row.id, True, f"found on disk, and adopted as {row.shown}")
+        text = f"found on disk, and adopted as {row.shown}"
+        if directory.name in tasks and row.settings.networks:
+            text += "; its place on the network is not on record: restart it"
+        yield Repaired("container", row.id, True, text)
 
 
 def adopt_volumes(state: WriterState) -> Iterator[Repaired]:

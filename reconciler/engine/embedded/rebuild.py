@@ -22,6 +22,7 @@ from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
+from reconciler.store.backup import BACKUP
 from reconciler.store.content import ContentStore
 from reconciler.store.damage import Repaired
 from reconciler.store.database import FILE, WritableDatabase, connect
@@ -106,33 +107,65 @@ def _take_place(root: Path) -> Repaired:
 
 
 def _salvage(root: Path, making: Path) -> Iterator[Repaired]:
-    """Copies the rows that can still be read, whatever they are worth: what makes no sense is mended as rows are."""
-    copy = making / "old"
-    durable.make_directory(copy, point=_POINT)
-    for suffix in ("", "-wal"):
-        with (
-            durable.guarded("copy", root / FILE),
-            watch.operation(_POINT, "entry", copy / f"{FILE}{suffix}"),
-            contextlib.suppress(FileNotFoundError),
-        ):
-            shutil.copyfile(root / f"{FILE}{suffix}", copy / f"{FILE}{suffix}")
+    """Copies the rows that can still be read, whatever they are worth: what makes no sense is mended as rows are.
+
+    Those of the backup fill the gaps, unless what they stand for is gone from the disk.
+    """
+    old, backup = _copied(root, making, FILE), _copied(root, making, BACKUP)
     with (
-        contextlib.closing(connect((copy / FILE).as_uri())) as old,
+        contextlib.closing(connect(old.as_uri())) as damaged,
+        contextlib.closing(connect(backup.as_uri())) as kept,
         contextlib.closing(connect((making / FILE).as_uri())) as new,
     ):
         new.execute("BEGIN")
         tables = [row[0] for row in new.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()]
-        lost = [table for table in sorted(set(tables) - _NOT_TAKEN) if not _copy_table(old, new, table)]
+        taken = sorted(set(tables) - _NOT_TAKEN)
+        lost = [table for table in taken if not _copy_table(damaged, new, table)]
+        fresh = {key: {row[0] for row in new.execute(f"SELECT {column} FROM {key}")} for key, column in _ON_DISK}
+        not_kept = [table for table in lost if not _copy_table(kept, new, table)]
+        _drop_stale(new, root, fresh)
         for table in tables:
             _drop_dangling(new, table)
-        counts = {table: new.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in sorted(tables)}
+        counts = {table: new.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in taken}
         with watch.operation(_POINT, "commit", making / FILE):
             new.execute("COMMIT")
-    remove_tree(copy, point=_POINT)
-    found = ", ".join(f"{count} {table}" for table, count in counts.items() if count and table not in _NOT_TAKEN)
-    yield Repaired("database", FILE, True, f"taken over from the damaged one: {found or 'nothing'}")
-    if lost:
-        yield Repaired("database", FILE, False, f"rows are lost, all or some, of: {', '.join(lost)}")
+    for copy in (old, backup):
+        remove_tree(copy.parent, point=_POINT)
+    found = ", ".join(f"{count} {table}" for table, count in counts.items() if count)
+    yield Repaired("database", FILE, True, f"rows taken over from what is left: {found or 'none'}")
+    if not_kept:
+        yield Repaired("database", FILE, False, f"rows are lost, all or some, of: {', '.join(not_kept)}")
+    elif lost:
+        when = "as they were at the last recorded apply, where they could not be read"
+        yield Repaired("database", FILE, True, f"{when}: {', '.join(lost)}")
+
+
+def _copied(root: Path, making: Path, name: str) -> Path:
+    """A copy that SQLite may write to, with its log; empty when there is none."""
+    directory = making / f"copy-{name}"
+    durable.make_directory(directory, point=_POINT)
+    for suffix in ("", "-wal"):
+        source, target = root / f"{name}{suffix}", directory / f"{name}{suffix}"
+        with (
+            durable.guarded("copy", source),
+            watch.operation(_POINT, "entry", target),
+            contextlib.suppress(FileNotFoundError),
+        ):
+            shutil.copyfile(source, target)
+    return directory / name
+
+
+# What the rows of these tables stand for is on disk, under this column's value.
+_ON_DISK = (("images", "digest"), ("layers", "chain_id"), ("containers", "id"))
+
+
+def _drop_stale(new: sqlite3.Connection, root: Path, fresh: dict[str, set[str]]) -> None:
+    """Deletes the rows of the backup whose image, layer or container was removed after it was made."""
+    places = {"images": root / "blobs" / "sha256", "layers": root / "layers", "containers": root / "containers"}
+    for table, column in _ON_DISK:
+        for (value,) in new.execute(f"SELECT {column} FROM {table}").fetchall():
+            if value not in fresh[table] and not (places[table] / str(value).removeprefix("sha256:")).exists():
+                new.execute(f"DELETE FROM {table} WHERE {column} = ?", (value,))
 
 
 def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> bool:

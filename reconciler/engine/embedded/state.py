@@ -9,6 +9,8 @@ from reconciler.engine.embedded.container_rows import ContainerTable
 from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
 from reconciler.engine.embedded.schema import ENGINE
 from reconciler.engine.embedded.volumes import VolumeTable
+from reconciler.errors import HostError
+from reconciler.log import Logger
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.store.content import ContentStore
 from reconciler.store.database import FILE, Database, WritableDatabase
@@ -21,6 +23,7 @@ from reconciler.store.schema import STORE
 from reconciler.store.snapshots import Snapshots
 
 SCHEMAS = (STORE, ENGINE)
+_log = Logger("engine")
 
 
 class State:
@@ -105,9 +108,30 @@ def was_cut_off(root: Path) -> bool:
 class WriterState(State):
     database: WritableDatabase
 
+    def __init__(self, identity: Identity, database: WritableDatabase) -> None:
+        super().__init__(identity, database)
+        self._recorded = self._last_generation()
+
     def close_pass(self) -> None:
-        """Ends a turn: what was written is moved to where readers need no side files."""
+        """Ends a turn: what was written is moved to where readers need no side files.
+
+        After a recorded apply the database is backed up as well.
+        """
         self.database.close_pass()
+        last = self._last_generation()
+        if last != self._recorded:
+            from reconciler.store.backup import back_up
+
+            try:
+                back_up(self.root)
+            except HostError as error:  # what was applied is applied; the next turn tries again
+                _log.warning("not-backed-up", error=str(error), hint=error.hint)
+            else:
+                self._recorded = last
+
+    def _last_generation(self) -> int:
+        found: int = self.database.query("SELECT coalesce(max(number), 0) FROM generations")[0][0]
+        return found
 
 
 def _names(directory: Path) -> set[str]:

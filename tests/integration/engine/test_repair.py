@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler.engine.embedded.collect import Collection
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.rebuild import RECOVERED
 from reconciler.engine.embedded.repair import repair_root
 from reconciler.engine.embedded.state import open_reader
+from reconciler.engine.port import Generation
 from reconciler.errors import HostError
 from reconciler.linux import watch
 from reconciler.oci.digest import Digest
@@ -194,6 +196,23 @@ def test_s35_a_lost_database_is_made_again_from_what_is_on_disk(scene: Scene, ru
     assert quarantined(scene) == ([] if ruin == "missing" else ["database"])
     assert any(item.kind == "database" and item.done for item in repaired)
     assert scene.verify(layers=True).is_clean
+
+
+def test_s35_what_cannot_be_read_comes_from_the_backup_of_the_last_recorded_apply(scene: Scene) -> None:
+    with EmbeddedEngine(scene.root) as engine:
+        with engine.turn(5):
+            engine.record(Generation(frozenset({"shop"}), "specs", "", {}))
+        with engine.turn(5):  # after the backup: what it still names is gone by now
+            engine.writer().state.names.remove(scene.tag)
+            engine.writer().state.images.remove(scene.other.digest)
+            list(Collection(engine.writer()).collect(Collection(engine.writer()).plan()))
+    (scene.root / "state.db").write_bytes(os.urandom(9000))
+    _, after = repair(scene)
+    assert after.is_clean, after.lines()
+    assert names(scene) == {scene.name}
+    with EmbeddedEngine(scene.root) as engine:
+        assert [generation.number for generation in engine.generations()] == [1]
+        assert [row.name for row in engine.view().state.containers.all()] == ["shop/web"]
 
 
 def test_s35_a_container_of_an_older_version_is_adopted_as_nobodys(scene: Scene) -> None:
