@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from reconciler.registry.hosts import (
 )
 from reconciler.registry.retry import RetryPolicy
 from reconciler.registry.transport import Timeouts
+from reconciler.testing.leaks import find_leaks, shapes_of
 from reconciler.testing.scripted_registry import ScriptedRegistry, Step
 
 
@@ -58,6 +59,7 @@ class Harness:
     slept: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     clients: list[RegistryClient] = field(default_factory=list)
+    given: list[tuple[str, Credentials]] = field(default_factory=list)
 
     def client(
         self,
@@ -70,8 +72,9 @@ class Harness:
         **more: Any,
     ) -> RegistryClient:
         declared = {r.host: HostConfig(r.host, plain_http=True, credentials=credentials) for r in plain}
+        declared |= hosts or {}
         made = RegistryClient(
-            RegistryHosts(declared | (hosts or {}), mirrors or {}),
+            RegistryHosts({name: self._watched(host) for name, host in declared.items()}, mirrors or {}),
             clock=more.pop("clock", self.clock),
             note=self.notes.append,
             timeouts=more.pop("timeouts", Timeouts(connect=2, idle=idle)),
@@ -80,6 +83,18 @@ class Harness:
         )
         self.clients.append(made)
         return made
+
+    def _watched(self, config: HostConfig) -> HostConfig:
+        """The same host, whose logins are written down as they are given out."""
+
+        def source(host: str, repository: str) -> Credentials | None:
+            declared = config.credentials
+            login = declared if isinstance(declared, Credentials) or declared is None else declared(host, repository)
+            if login is not None:
+                self.given.append((config.host, login))
+            return login
+
+        return replace(config, credentials=source)
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -92,6 +107,25 @@ def harness() -> Iterator[Harness]:
     yield harness
     for client in harness.clients:
         client.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """After every test: no login and no token reached any server but its own, and nothing that was said holds one."""
+    servers: list[ScriptedRegistry] = []
+    enter = ScriptedRegistry.__enter__
+
+    def entered(server: ScriptedRegistry) -> ScriptedRegistry:
+        servers.append(server)
+        return enter(server)
+
+    monkeypatch.setattr(ScriptedRegistry, "__enter__", entered)
+    yield
+    assert find_leaks(servers, harness.given) == []
+    said = "\n".join([*harness.notes, caplog.text, *(repr(client.health()) for client in harness.clients)])
+    assert not [secret for _, login in harness.given for secret in shapes_of(login) if secret in said]
 
 
 @pytest.fixture

@@ -77,10 +77,10 @@ def test_the_order_for_tags_and_for_content():
 
 
 def test_credentials_come_from_the_declaration_else_from_the_source():
-    def source(host: str) -> Credentials:
+    def source(host: str, _repository: str) -> Credentials:
         return Credentials("source", host)
 
-    declared = HostConfig("a.io", credentials=lambda host: Credentials("declared", host))
+    declared = HostConfig("a.io", credentials=lambda host, _: Credentials("declared", host))
     hosts = RegistryHosts({"a.io": declared}, credentials_for=source)
     assert hosts.credentials("a.io") == Credentials("declared", "a.io")
     assert hosts.credentials("index.docker.io") == Credentials("source", "docker.io")
