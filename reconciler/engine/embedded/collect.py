@@ -19,6 +19,7 @@ from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.store.gc import Garbage, GarbageCollector, GcPlan
 from reconciler.store.marks import Root
+from reconciler.store.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.engine import EmbeddedEngine
@@ -31,7 +32,7 @@ _STORE = ("image", "layer", "blob", "partial")
 class Item:
     """One thing that would go. ``size`` in bytes on disk.
 
-    ``kind`` is container, image, layer, blob, partial, export or generation.
+    ``kind`` is container, image, layer, blob, partial, export, quarantine or generation.
     """
 
     kind: str
@@ -96,6 +97,10 @@ class Collection:
             except HostError as error:
                 failures.append(error)
         yield from self._remove_exports(listed, turn)
+        for aside in [item for item in listed.values() if item.kind == "quarantine"]:
+            with turn():
+                if Quarantine(self._state.root).remove(aside.id):
+                    yield aside
         if any(kind == "generation" for kind, _ in listed):
             with turn():
                 for number in self._forgettable():
@@ -116,6 +121,8 @@ class Collection:
         items = [Item("container", row.id, f"it ended more than {limit} ago", self._usage(row)) for row in doomed]
         items += _items(self._collector.plan(self._store_roots(frozenset(row.id for row in doomed))))
         items += [Item("export", path.name, "no container uses it", disk_usage(path)) for path in self._exports()]
+        aside = Quarantine(self._state.root).disposable()
+        items += [Item("quarantine", name, "it was damaged, and put aside by a repair", size) for name, size in aside]
         return items + [
             Item("generation", str(number), "it is too old for retention and history", 0)
             for number in self._forgettable()

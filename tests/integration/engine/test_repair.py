@@ -73,6 +73,18 @@ def test_a_blob_that_nothing_needs_is_put_aside(scene: Scene) -> None:
     assert quarantined(scene) == ["blob"]
 
 
+def test_gc_frees_what_was_put_aside_of_the_store_and_nothing_that_is_somebodys(scene: Scene) -> None:
+    scene.blob(Digest.of(b"stray")).write_bytes(b"something else")
+    scene.execute("UPDATE containers SET settings = '{'")
+    assert repair(scene)[1].is_clean
+    assert quarantined(scene) == ["blob", "container"]
+    with EmbeddedEngine(scene.root) as engine, engine.turn(5):
+        collection = Collection(engine.writer())
+        freed = list(collection.collect([item for item in collection.plan() if item.kind == "quarantine"]))
+    assert len(freed) == 1 and freed[0].size > 0
+    assert quarantined(scene) == ["container"]
+
+
 def test_a_fifo_a_directory_and_a_link_in_the_place_of_blobs_are_put_aside(scene: Scene) -> None:
     for number, make in enumerate((os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd"))):
         make(scene.blob(Digest.of(b"%d" % number)))
