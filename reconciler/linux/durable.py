@@ -238,10 +238,14 @@ def sync_directory(path: Path, *, point: str) -> None:
         _fsync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def sync_filesystem(path: Path, *, point: str) -> None:
-    """syncfs of the filesystem that holds ``path``: for a tree of many files, instead of an fsync of each."""
+def sync_filesystem(path: Path, *, point: str, since: int | None = None) -> None:
+    """syncfs of the filesystem that holds ``path``: for a tree of many files, instead of an fsync of each.
+
+    ``since`` is a descriptor of that filesystem, open since before the first of those files was written: syncfs(2)
+    tells what could not be written from then on. Of a new one it may have been told to somebody else before.
+    """
     with guarded("sync the filesystem of", path), watch.operation(point, "syncfs", path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if since is None else os.dup(since)
         try:
             if _libc().syncfs(descriptor) != 0:
                 number = ctypes.get_errno()

@@ -124,7 +124,8 @@ class Unpacking:
         if set(self._done) != set(self.missing):
             raise ReconcilerError("an image was published before all its layers were unpacked")
         if self._done:
-            durable.sync_filesystem(self._layers.directory, point=_POINT)
+            since = self._held[min(self._held)].files
+            durable.sync_filesystem(self._layers.directory, point=_POINT, since=since)
             for index, layer in sorted(self._done.items()):
                 durable.rename(self._temporary(index), self._layers.path(layer.chain_id), point=_POINT, sync=False)
             durable.sync_directory(self._layers.directory, point=_POINT)

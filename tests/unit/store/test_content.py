@@ -313,3 +313,27 @@ def test_s29_s31_s32_a_failing_disk_is_a_typed_error_and_nothing_is_kept(content
     assert fault.seen == [
         f"blob:{kind}" for kind in ("create", "truncate", "write", "fsync", "rename", "fsync-directory")
     ]
+
+
+def test_s32_after_a_failed_fsync_nothing_is_tried_again_on_that_file(content: ContentStore) -> None:
+    content.put(b"the directories are there")
+    synced: list[int] = []
+
+    def fail_once(phase: watch.Phase, operation: watch.Operation) -> None:
+        if (phase, operation.name) == ("before", "blob:fsync"):
+            synced.append(operation.path.stat().st_ino)
+            if len(synced) == 1:
+                raise OSError(5, "Input/output error")
+
+    with watch.observed(fail_once), content.ingest(DIGEST, len(DATA)) as ingest:
+        ingest.write(DATA)
+        held = ingest._path.open("rb")  # so that its inode is not used again
+        with pytest.raises(HostError, match="Input/output error"):
+            ingest.commit()
+        for again in (ingest.commit, lambda: ingest.write(b""), ingest.discard):
+            with pytest.raises(RuntimeError):
+                again()
+        assert not content.has(DIGEST)
+        assert content.put(DATA) == DIGEST
+        held.close()
+    assert len(set(synced)) == len(synced) == 2

@@ -110,6 +110,31 @@ def test_s40_no_handle_crosses_a_fork(database: WritableDatabase, monkeypatch: p
             texts(database)
 
 
+def test_s40_a_forked_child_cannot_use_its_parents_handle(database: WritableDatabase) -> None:
+    write(database, "before")
+    child = os.fork()
+    if not child:
+        refused = 0
+        for use in (lambda: texts(database), lambda: write(database, "child"), database.close, database.close_pass):
+            try:
+                use()
+            except RuntimeError:
+                refused += 1
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+    write(database, "after")
+    assert texts(database) == ["before", "after"]
+
+
+def test_s40_threads_share_one_handle_one_at_a_time(database: WritableDatabase) -> None:
+    threads = [threading.Thread(target=write, args=(database, str(number))) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(texts(database)) == [str(number) for number in range(8)]
+
+
 def test_s37_a_migration_stopped_at_any_statement_leaves_the_old_version(root: Path) -> None:
     old = WritableDatabase(root, (OLD,))
     write(old, "kept")
