@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # How many things go in one slice: an image is a row, others are names of files and directories.
 _IMAGES = 1000
-_OTHERS = 200
+_OTHERS = 256
 _NO_IMAGE = "no name, container, generation or lease refers to it"
 _NO_LAYER = "no image or container uses it"
 _NO_BLOB = "no image refers to it"
