@@ -10,6 +10,7 @@ from reconciler.cli.context import Context
 from reconciler.engine.embedded.image_lookup import find_image
 from reconciler.engine.embedded.state import State, open_reader
 from reconciler.errors import NotFoundError, ReconcilerError, UsageError
+from reconciler.oci import media
 from reconciler.oci.config import MAX_CONFIG_BYTES
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES
@@ -44,7 +45,8 @@ def run(context: Context, options: argparse.Namespace) -> int:
 
 
 def _document(state: State, record: ImageRecord, *, oci: bool) -> dict[str, Any]:
-    config = state.config(record)
+    is_image = record.config.media_type in media.CONFIGS
+    config = state.config(record) if is_image else None
     names = state.names.list(digest=record.digest)
     references = [Reference.parse(name.name) for name in names if name.kind == "tag"]
     digest = record.index_digest or record.digest
@@ -60,21 +62,22 @@ def _document(state: State, record: ImageRecord, *, oci: bool) -> dict[str, Any]
         ],
         "Entries": [name.name.removeprefix("image/") for name in names if name.kind == "entry"],
         "Parent": "",
-        "Comment": config.history[-1].comment if config.history else "",
+        "Comment": config.history[-1].comment if config and config.history else "",
         "Created": record.created,
-        "Author": config.author,
-        "Config": config.raw.get("config") or {},
+        "Author": config.author if config else "",
+        "Config": (config.raw.get("config") if config else None) or {},
         "Architecture": record.platform.architecture,
         "Variant": record.platform.variant,
         "Os": record.platform.os,
         "Size": record.size + sum(layer.size for layer in unpacked if layer is not None),
         "GraphDriver": {"Name": "overlayfs", "Data": {"LowerDir": ":".join(map(str, layers))}},
-        "RootFS": {"Type": "layers", "Layers": list(config.diff_ids)},
+        "RootFS": {"Type": "layers", "Layers": list(config.diff_ids) if config else []},
         "Metadata": {
             "LastTagTime": record.fetched_at,
             "Index": record.index_digest,
             "MediaType": record.media_type,
             "Config": record.config.digest,
+            "ConfigMediaType": record.config.media_type,
             "Compressed": record.size,
             "Unpacked": len(layers) == len(record.layers),
         },
@@ -83,9 +86,10 @@ def _document(state: State, record: ImageRecord, *, oci: bool) -> dict[str, Any]
 
 
 def _oci(state: State, record: ImageRecord, kind: str) -> Any:
+    """A document as JSON; None for an index where there was none, and for what an artifact has that is not JSON."""
     try:
         return json.loads(_raw(state, record, kind))
-    except NotFoundError:
+    except (NotFoundError, ValueError):
         return None
 
 

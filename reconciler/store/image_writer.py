@@ -47,7 +47,8 @@ def write_archive(images: Sequence[SavedImage], content: ContentStore, write: Wr
     ordered = sorted(images, key=lambda image: image.record.digest)
     documents: dict[str, Any] = {LAYOUT: {"imageLayoutVersion": "1.0.0"}, INDEX: _index(ordered, content)}
     if docker:
-        documents[DOCKER_MANIFEST] = [_docker_entry(image) for image in ordered]
+        runnable = [image for image in ordered if image.record.config.media_type in media.CONFIGS]
+        documents[DOCKER_MANIFEST] = [_docker_entry(image) for image in runnable]
     for name, document in documents.items():
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
         write(header(Entry(name.encode(), Kind.FILE, size=len(data))) + data + padding(len(data)))

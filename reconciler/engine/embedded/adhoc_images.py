@@ -41,6 +41,15 @@ def pull_image(
         address = Address("image", pull.reference.familiar)
         found = engine.resolve({address: pull}, hosts)[address]
         attempt = f"pull {pull.reference.familiar}"
+        if isinstance(found, Absent) and pull.platform is None:
+            from reconciler.engine.embedded.artifacts import pull_artifact
+
+            artifact = pull_artifact(machinery, engine.client(hosts), pull.reference, progress)
+            if artifact is not None:
+                check_movable(machinery.state, pull.reference, artifact[0].digest, pulled=True)
+                owner = known.stack if known else ""
+                machinery.state.names.set(Name(str(pull.reference), artifact[0].digest, owner, "tag"))
+                return artifact
         if isinstance(found, Absent):
             raise NotFoundError(found.reason, attempt=attempt, hint="check the name and the tag")
         if isinstance(found, Unknown):

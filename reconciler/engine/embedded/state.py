@@ -9,8 +9,9 @@ from reconciler.engine.embedded.container_rows import ContainerTable
 from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
 from reconciler.engine.embedded.schema import ENGINE
 from reconciler.engine.embedded.volumes import VolumeTable
-from reconciler.errors import HostError
+from reconciler.errors import HostError, InvalidError
 from reconciler.log import Logger
+from reconciler.oci import media
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.store.content import ContentStore
 from reconciler.store.database import FILE, Database, WritableDatabase
@@ -71,7 +72,12 @@ class State:
         return self.container_dir(container_id) / "log"
 
     def config(self, image: ImageRecord) -> ImageConfig:
-        """What an image says of itself."""
+        """What an image says of itself. Raises ``InvalidError`` for an artifact, which is no image."""
+        if image.config.media_type not in media.CONFIGS:
+            raise InvalidError(
+                f"{image.digest.short} is an artifact ({image.config.media_type[:100]}), not an image",
+                hint="only images can be run, and have a history",
+            )
         return ImageConfig.parse(self.content.read(image.config.digest, MAX_CONFIG_BYTES))
 
     def lowers(self, image: ImageRecord) -> tuple[Path, ...]:

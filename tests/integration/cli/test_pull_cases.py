@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,33 @@ def test_p53_layers_that_the_config_does_not_count_are_refused(host: Host, repos
         assert "2 diff IDs" in said or "rootfs.type" in said
     assert host.run("image", "ls", "-q").out == ""
     assert repository.registry.count(f"GET /v2/app/blobs/{Digest.of(LAYER)}") == 0
+
+
+def test_p55_an_artifact_is_pulled_named_saved_and_pushed_and_does_not_run(
+    host: Host, repository: Repository, registry: RegistryServer, tmp_path: Path
+) -> None:
+    chart = repository.blob("application/vnd.example.chart.layer.v1", b"a chart")
+    config = repository.blob("application/vnd.example.chart.config.v1+json", b"no JSON at all")
+    data = repository.serve(repository.image(config=config, layers=[chart]))
+    assert pull(host, repository) == Digest.of(data)
+    assert pull(host, repository) == Digest.of(data)
+    assert raw(host, repository.reference) == data
+    (seen,) = host.run("image", "inspect", "--oci", repository.reference).json
+    assert (seen["RootFS"]["Layers"], seen["OCI"]["config"]) == ([], None)
+    assert host.run("image", "ls", "-o", "json").json[0]["platform"] == "unknown/unknown"
+    for command in (("container", "run", "--rm"), ("image", "history")):
+        said = host.run(*command, repository.reference, code=None)
+        assert said.code in (1, 125) and "is an artifact (application/vnd.example.chart.config.v1+json)" in said.err
+    target = f"{registry.host}/charts/app:1"
+    host.run("image", "tag", repository.reference, target)
+    assert host.run("image", "push", "--plain-http", target).out == f"{Digest.of(data)}\n"
+    host.run("image", "save", "--format", "oci", "-o", tmp_path / "saved.tar", target)
+    with tarfile.open(tmp_path / "saved.tar") as saved:
+        assert f"blobs/sha256/{chart['digest'][7:]}" in saved.getnames()
+    host.declare(repository.registry.host, f"images: {{app: {{pull: '{repository.reference}', pull_policy: always}}}}")
+    assert "artifact" in host.run("plan", host.specs, code=1).text
+    host.run("image", "rm", repository.reference, target)
+    assert list((host.root / "blobs/sha256").iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", ["+encrypted", "+gzip+encrypted", "+lzma", ".x"])
