@@ -37,6 +37,10 @@ _POINT = "database"  # the name of this call site in linux.watch
 _HOLDS_STATE = ("blobs/sha256", "layers", "containers")
 
 
+class LostDatabaseError(HostError):
+    """The file is damaged, not ours, or not where it must have been: nothing will make it readable again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """The tables of one owner. ``versions[n]`` is the SQL script that leads from version n to n + 1.
@@ -200,21 +204,21 @@ def migrate(
 
 
 def check_file(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises ``HostError`` for a file that is not ours, or empty: SQLite would take that for a new database."""
+    """Raises ``LostDatabaseError`` for a file that is not ours, or empty: SQLite would take that for a new database."""
     with durable.guarded("read", path):
         empty = path.stat().st_size == 0
     if empty:
-        raise HostError(f"{path} is damaged: it has no content", hint=_RESTORE)
+        raise LostDatabaseError(f"{path} is damaged: it has no content", hint=_RESTORE)
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise HostError(f"{path} is not a database of this program", hint=_RESTORE)
+        raise LostDatabaseError(f"{path} is not a database of this program", hint=_RESTORE)
 
 
 def check_not_lost(path: Path) -> None:
-    """Raises ``HostError`` where a database must have been: an empty one in its place would have everything pruned."""
+    """Raises ``LostDatabaseError`` where one must have been: an empty one in its place would have everything pruned."""
     for name in _HOLDS_STATE:
         directory = path.parent / name
         if directory.is_dir() and any(directory.iterdir()):
-            raise HostError(f"{path} is missing, though {directory} is not empty", hint=_RESTORE)
+            raise LostDatabaseError(f"{path} is missing, though {directory} is not empty", hint=_RESTORE)
 
 
 def versions(connection: sqlite3.Connection, schemas: Sequence[Schema], path: Path) -> dict[str, int]:
@@ -257,7 +261,8 @@ def translated(path: Path) -> Iterator[None]:
             # SQLite does not tell why it cannot make its side files.
             message = f"cannot use {path}: no space left on its filesystem ({error})"
             raise HostError(message, hint=_HINTS[sqlite3.SQLITE_FULL]) from error
-        raise HostError(f"cannot use {path}: {error}", hint=_HINTS.get(code, "")) from error
+        kind = LostDatabaseError if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else HostError
+        raise kind(f"cannot use {path}: {error}", hint=_HINTS.get(code, "")) from error
 
 
 def _is_full(directory: Path) -> bool:
@@ -273,7 +278,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
-        raise HostError(f"{path} is damaged: {verdict}", hint=_RESTORE)
+        raise LostDatabaseError(f"{path} is damaged: {verdict}", hint=_RESTORE)
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise HostError(f"{path} cannot use write-ahead logging", hint="put the root on a local filesystem")
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Repaired", "repair_root"]
 
 _FOREVER = 10 * 365 * 86400.0
-_LOST_DATABASE = ("corrupt", "unreadable")
+_LOST_DATABASE = ("corrupt", "lost")
 _AGAIN = ("changed-files", "bad-list", "unreadable", "not-unpacked", "no-directory", NO_LIST)
 _SWEPT = ("layer", "blob", "partial")
 

@@ -22,7 +22,7 @@ from reconciler.oci.digest import Digest
 from reconciler.store.claims import Claims, read_claims
 from reconciler.store.compare import Difference, compare_layers
 from reconciler.store.damage import NO_LIST, Checked, Damage, Findings, Report
-from reconciler.store.database import FILE
+from reconciler.store.database import FILE, LostDatabaseError
 from reconciler.store.identity import RUN, read_identity
 from reconciler.store.rehash import Flaw, rehash
 from reconciler.store.verify import StoreCheck, blob_paths, check_database
@@ -98,7 +98,9 @@ class _Check:
                 with contextlib.closing(open_reader(self._root, self._run)) as state:
                     self._look_at(state, flaws, findings)
         except HostError as error:
-            findings.damage.append(Damage("database", str(self._root / FILE), "unreadable", _with_hint(error)))
+            # Only what is lost may be made again: a file of a newer version, or out of our reach, must not.
+            code = "lost" if isinstance(error, LostDatabaseError) else "unreadable"
+            findings.damage.append(Damage("database", str(self._root / FILE), code, _with_hint(error)))
             findings.damage += [Damage("blob", digest, flaw.code, flaw.text) for digest, flaw in flaws.items()]
             findings.notes.append("without its database nothing can be said of images, layers and containers")
         return findings

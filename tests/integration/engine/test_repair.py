@@ -227,6 +227,15 @@ def test_s35_what_cannot_be_read_comes_from_the_backup_of_the_last_recorded_appl
         assert [row.name for row in engine.view().state.containers.all()] == ["shop/web"]
 
 
+def test_a_database_of_a_newer_version_is_not_made_again(scene: Scene) -> None:
+    scene.execute("UPDATE schema_versions SET version = 99")
+    before = (scene.root / "state.db").read_bytes()
+    assert [item.code for item in scene.verify().damage] == ["unreadable"]
+    with pytest.raises(HostError, match="newer version"):
+        repair(scene)
+    assert (scene.root / "state.db").read_bytes() == before
+
+
 def test_s35_a_container_of_an_older_version_is_adopted_as_nobodys(scene: Scene) -> None:
     spec = scene.root / "containers" / scene.container / "spec.json"
     document = json.loads(spec.read_text())
