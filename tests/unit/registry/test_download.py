@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import socket
 import threading
@@ -12,6 +13,9 @@ from email.utils import format_datetime
 import pytest
 
 from reconciler.errors import IntegrityError, NotFoundError, RegistryError
+from reconciler.oci import media
+from reconciler.oci.descriptor import Descriptor
+from reconciler.oci.digest import Digest
 from reconciler.registry.download import MIN_PROGRESS
 from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint
 from reconciler.testing.scripted_registry import Step
@@ -279,3 +283,72 @@ def test_memory_stays_bounded(harness, registry, ref):
     harness.client(registry).blob(ref("app:1"), layer(big), Counting())
     assert max(pieces) < 1024 * 1024
     assert len(pieces) < 2 * len(big) / (256 * 1024)
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        media.OCI_LAYER_ZSTD,
+        f"{media.OCI_LAYER_GZIP}+encrypted",
+        f"{media.OCI_LAYER}+unheard-of",
+        "application/vnd.example.model",
+    ],
+)
+def test_p56_a_blob_of_any_type_is_fetched_as_it_is(harness, registry, ref, media_type):
+    """What can be unpacked is for others to say: a copy needs no such thing."""
+    registry.on(GET, Step(200, BLOB))
+    sink = MemorySink()
+    harness.client(registry).blob(ref("app:1"), Descriptor(media_type, Digest.of(BLOB), SIZE), sink)
+    assert bytes(sink.data) == BLOB
+
+
+@pytest.mark.parametrize("held", [b"", BLOB[:100], b"x" * 100], ids=["nothing", "a part", "a wrong part"])
+def test_p58_embedded_data_is_used_without_asking(harness, registry, ref, held):
+    entry = {**layer(BLOB).to_json(), "data": base64.b64encode(BLOB).decode()}
+    sink, seen = MemorySink(held), []
+    harness.client(registry).blob(ref("app:1"), Descriptor.from_json(entry, "x"), sink, seen.append)
+    assert (bytes(sink.data), sum(seen)) == (BLOB, SIZE)
+    assert registry.asked == []
+
+
+@pytest.mark.parametrize("data", [BLOB[:-1], BLOB[:-1] + b"?", BLOB + b"?"], ids=["short", "wrong", "long"])
+def test_p58_embedded_data_that_is_not_what_it_should_be_is_not_used(harness, registry, ref, data):
+    registry.on(GET, Step(200, BLOB))
+    sink = MemorySink()
+    entry = {**layer(BLOB).to_json(), "data": base64.b64encode(data).decode()}
+    harness.client(registry).blob(ref("app:1"), Descriptor.from_json(entry, "x"), sink)
+    assert bytes(sink.data) == BLOB
+    assert registry.count("") == 1
+
+
+def test_p28_a_reset_connection_is_tried_again(harness, registry, ref):
+    def fall() -> None:
+        raise ConnectionResetError
+
+    registry.on(GET, Step(200, BLOB, before=fall, times=2), Step(200, BLOB))
+    assert fetch(harness, registry, ref) == BLOB
+
+
+def test_p28_a_name_that_nobody_knows(harness, registry, ref):
+    host = "registry.invalid"
+    mirrors = {registry.host: (MirrorEndpoint(f"http://{host}"),)}
+    registry.on(GET, Step(200, BLOB))
+    assert fetch(harness, registry, ref, mirrors=mirrors) == BLOB
+    assert harness.notes[0].split(": ", 2)[2].startswith("cannot connect")
+
+
+def test_p26_a_mirror_that_asks_for_time_is_not_waited_for(harness, registry, mirror, ref):
+    mirror.on(GET, Step(429, b"", {"Retry-After": "300"}))
+    registry.on(GET, Step(200, BLOB, times=2))
+    client = harness.client(registry, mirrors={registry.host: (MirrorEndpoint(mirror.url),)})
+    for _ in range(2):
+        client.blob(ref("app:1"), layer(BLOB), MemorySink())
+        harness.clock.advance(200)
+    assert (mirror.count(""), harness.slept) == (1, [])
+
+
+def test_p32_416_for_what_is_complete_at_the_server_too(harness, registry, ref):
+    """The sink has all but the size it should: the server says there is no more, so it was not this blob."""
+    registry.on(GET, Step(416), Step(200, BLOB))
+    sink = MemorySink(BLOB[:-1])
+    assert fetch(harness, registry, ref, sink) == BLOB

@@ -215,3 +215,53 @@ def test_a_mirror_has_its_own_login(harness, registry, mirror, ref):
     client = harness.client(registry, mirrors=mirrors(registry, mirror.url), hosts={mirror.host: own})
     assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
     assert mirror.headers("GET ", 1)["authorization"].startswith("Basic ")
+
+
+def test_p59_a_stale_mirror_changes_no_tag(harness, registry, mirror, ref):
+    """Its bytes are asked for by the digest that the origin gave; it has not got them yet."""
+    mirror.on("GET ", Step(404))
+    registry.on(HEAD, served(DATA)).on("GET ", served(DATA))
+    found = harness.client(registry, mirrors=mirrors(registry, mirror.url)).resolve(ref("app:1"), lambda _: False)
+    assert (found.descriptor.digest, found.data, found.source) == (Digest.of(DATA), DATA, registry.host)
+    assert mirror.count("HEAD ") == 0
+
+
+def test_p59_a_hostile_mirror_is_found_out_and_left_alone(harness, registry, mirror, ref):
+    """Wrong manifests and wrong blobs of the right length: found out once, then not asked for a while."""
+    mirror.on("GET ", served(OTHER, digest=Digest.of(DATA)))
+    registry.on("GET /v2/app/manifests", served(DATA)).on(BLOBS, Step(200, BLOB))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
+    sink = MemorySink()
+    client.blob(ref("app:1"), layer(BLOB), sink)
+    assert bytes(sink.data) == BLOB
+    assert mirror.count("") == 1
+    assert any("not the promised" in note for note in harness.notes)
+
+
+def test_p59_a_dead_mirror_costs_one_attempt(harness, registry, ref):
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        dead = f"http://127.0.0.1:{server.getsockname()[1]}"
+    registry.on(BLOBS, Step(200, BLOB, times=3))
+    client = harness.client(registry, mirrors=mirrors(registry, dead))
+    for _ in range(3):
+        assert client.blob(ref("app:1"), layer(BLOB), MemorySink()) == registry.host
+    assert len(harness.notes) == 1
+    assert harness.slept == []
+
+
+def test_p62_the_logins_of_all_sides_stay_apart(harness, registry, mirror, second, storage, ref):
+    """Two mirrors and an origin, each with a login; the mirror's token server is named by the mirror."""
+    challenge = Step(401, b"", {"WWW-Authenticate": "Basic realm=x"})
+    mirror.on("GET ", Step(401, b"", {"WWW-Authenticate": f'Bearer realm="{storage.url}/token"'}), Step(404))
+    storage.on("GET /token", Step(200, b'{"token": "mirror-token"}'))
+    second.on("GET ", challenge, Step(404))
+    registry.on("GET ", challenge, served(DATA))
+    hosts = {
+        server.host: HostConfig(server.host, plain_http=True, credentials=Credentials("ci", f"secret-{number}"))
+        for number, server in enumerate((registry, mirror, second))
+    }
+    client = harness.client(mirrors=mirrors(registry, mirror.url, second.url), hosts=hosts)
+    assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
+    sent = {server.asked[-1].headers["authorization"] for server in (registry, mirror, second, storage)}
+    assert len(sent) == 4
