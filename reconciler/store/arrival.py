@@ -54,8 +54,9 @@ class Arrival:
         self._set(os.open(path, _READ))
 
     def grow(self) -> None:
-        """There is more in the file."""
+        """There is more in the file. Raises ``ReconcilerError`` when nobody wants it any more."""
         with self._changed:
+            self._check()
             if self._signal >= 0:
                 _tell(self._signal, _MORE)
 
@@ -139,7 +140,7 @@ class Arrival:
 
     def _check(self) -> None:
         if self._failed:
-            raise ReconcilerError("a layer of the image could not be had")
+            raise ReconcilerError("another layer of the image failed")
 
 
 class Following:

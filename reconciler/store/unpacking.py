@@ -111,6 +111,11 @@ class Unpacking:
             if self._failure is not None:
                 raise self._failure
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the unpacking of all layers, if something did: others fail with it and know no reason."""
+        return self._failure
+
     def abandon(self, failure: BaseException) -> None:
         """Ends the unpacking of all layers: the bytes of one cannot be had. The first such failure is what counts."""
         with self._changed:

@@ -52,20 +52,21 @@ def main(descriptors: Sequence[int]) -> None:
     """Serves the sockets with these descriptors, each in a process of its own."""
     _prepare()
     mine, *others = descriptors
+    children: list[int] = []
     for number, descriptor in enumerate(others):
-        if os.fork() == 0:
-            for foreign in (mine, *others[:number], *others[number + 1 :]):
+        child = os.fork()
+        if child == 0:
+            for foreign in (mine, *others[number + 1 :]):
                 os.close(foreign)
-            mine = descriptor
+            mine, children = descriptor, []
             break
-    else:
-        for descriptor in others:
-            os.close(descriptor)
+        os.close(descriptor)
+        children.append(child)
     channel = socket.socket(fileno=mine)
-    threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(channel, children), daemon=True).start()
     while _serve(channel):
         pass
-    os._exit(0)
+    threading.Event().wait()
 
 
 def _prepare() -> None:
@@ -82,12 +83,14 @@ def _prepare() -> None:
         confine.keep_only(_CAPABILITIES)
 
 
-def _end_with(channel: socket.socket) -> None:
-    """Ends this process, whatever it is doing, when the other end hangs up."""
+def _end_with(channel: socket.socket, children: Sequence[int]) -> None:
+    """Ends this process, whatever it is doing, when the other end hangs up; it has hung up on the children too."""
     poller = select.poll()
     poller.register(channel, select.POLLRDHUP)
     poller.poll()
-    os._exit(1)
+    for child in children:
+        os.waitpid(child, 0)
+    os._exit(0)
 
 
 def _serve(channel: socket.socket) -> bool:

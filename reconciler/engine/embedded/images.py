@@ -304,7 +304,7 @@ class Images:
 
 
 def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
-    """The bytes of all jobs; the first failure once all have ended, so that none runs on behind it."""
+    """The bytes of all jobs; what made them fail once all have ended, so that none runs on behind it."""
     failure: BaseException | None = None
     total = 0
     for job in jobs:
@@ -314,7 +314,7 @@ def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
             unpacking.abandon(error)
             failure = failure or error
     if failure is not None:
-        raise failure
+        raise unpacking.failure or failure
     return total
 
 
