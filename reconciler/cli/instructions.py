@@ -116,13 +116,14 @@ def _json_list(text: str) -> tuple[str, ...] | None:
 
 def _pairs(text: str) -> list[tuple[str, str]]:
     """``K=V K2="V 2"``, or the old form ``K V`` of one pair."""
-    first, _, rest = text.partition(" ")
-    if "=" not in first:
+    words = _words(text)
+    if "=" not in words[0]:
+        first, _, rest = text.partition(" ")
         if not rest.strip():
             raise ValueError(f"{first[:50]!a} has no value")
         return [(first, "".join(_words(rest.strip(), keep_spaces=True)))]
     pairs = []
-    for word in _words(text):
+    for word in words:
         key, equals, value = word.partition("=")
         if not key or not equals:
             raise ValueError(f"{word[:50]!a} is not K=V")

@@ -152,11 +152,13 @@ def _commit_state(draft: Draft, commit: Commit) -> _CommitState:
 
 
 def _same(key: CommitKey, taken: CommitKey | None) -> bool:
-    """Whether it would be the same commit. A fingerprint that nobody took says nothing either way."""
-    if taken is None:
+    """Whether it would be the same commit: of one layer that nothing changed, however often its container ran since.
+
+    A fingerprint that nobody took says nothing; then it is the run that counts.
+    """
+    if taken is None or key.container_id != taken.container_id:
         return False
-    same_run = (key.container_id, key.run) == (taken.container_id, taken.run)
-    return same_run and (not key.fingerprint or key.fingerprint == taken.fingerprint)
+    return key.fingerprint == taken.fingerprint if key.fingerprint else key.run == taken.run
 
 
 def _make(

@@ -55,7 +55,8 @@ class Pauses:
 
     def _end(self, note: Path, cgroup: str) -> None:
         if cgroup:
-            self._cgroups.thaw(cgroup)
+            with durable.guarded("let run on", note):
+                self._cgroups.thaw(cgroup)
         durable.unlink(note, point=_POINT, sync=False)
         with suppress(HostError):  # there are others
             durable.remove_directory(self._directory, point=_POINT)

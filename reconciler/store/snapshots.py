@@ -133,7 +133,7 @@ class Snapshots:
                 fields = (status.st_mode, status.st_uid, status.st_gid, status.st_rdev, status.st_mtime_ns)
                 is_directory = stat.S_ISDIR(status.st_mode)
                 # The size of a directory depends on its past, its change time on the mounts made over it.
-                content = () if is_directory else (status.st_size, status.st_ctime_ns)
+                content = _xattrs(path) if is_directory else (status.st_size, status.st_ctime_ns)
                 hasher.update(b"%s\0%s\n" % (path[len(base) :], repr(fields + content).encode()))
                 if is_directory:
                     pending += sorted(path + b"/" + name for name in os.listdir(path))  # noqa: PTH208 - bytes
@@ -146,6 +146,13 @@ class Snapshots:
                 raise NotFoundError(f"layer sha256:{lower.name} is not unpacked", hint="pull the image again")
         # overlayfs wants at least one lower directory.
         return lowers or (self.path(container_id) / _EMPTY,)
+
+
+def _xattrs(path: bytes) -> tuple[object, ...]:
+    """The extended attributes of a directory that are no bookkeeping of overlayfs's."""
+    own = (whiteout.OPAQUE_XATTR,)
+    keys = sorted(key for key in os.listxattr(path) if key in own or not key.startswith(whiteout.OVERLAY_XATTRS))
+    return tuple((key, os.getxattr(path, key)) for key in keys)
 
 
 def _copy_attributes(source: Path, target: Path) -> None:

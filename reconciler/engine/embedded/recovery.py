@@ -35,7 +35,7 @@ class Recovery:
 
         What cannot be cleared away is logged and left for another turn: it must not stand in everybody's way.
         """
-        self._containers.resume_left()
+        self._try(self._containers.resume_left)
         rows = {row.id: row for row in self._state.containers.all()}
         ended = {row.id for row in rows.values() if row.finished_at is not None}
         ended |= {row.id for row in self._containers.reap(rows.values())}

@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -295,7 +296,17 @@ def test_a_directory_that_was_replaced_at_each_level(place: Place, tmp_path: Pat
     _round_trip(place, tmp_path)
 
 
-def test_100_000_files_take_little_time_and_memory(place: Place) -> None:
+def test_100_000_files_take_little_time_and_memory(tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "many", memory], check=True)
+    try:
+        _commit_many(Place(memory))
+    finally:
+        subprocess.run(["umount", memory], check=True)
+
+
+def _commit_many(place: Place) -> None:
     for directory in range(100):
         os.mkdir(place.upper / str(directory))
         for number in range(1000):
@@ -311,7 +322,7 @@ def test_100_000_files_take_little_time_and_memory(place: Place) -> None:
 def test_an_extended_attribute_whose_name_no_layer_can_hold_is_refused(place: Place) -> None:
     (place.mount() / "f").touch()
     os.setxattr(place.root / "f", "user.a=b", b"c")
-    with pytest.raises(InvalidError, match="/f cannot be stored: .*user.a=b"):
+    with pytest.raises(InvalidError, match=r"/f cannot be stored: .*user\.a=b"):
         place.archive()
 
 

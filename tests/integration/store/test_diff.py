@@ -419,7 +419,7 @@ def contents(root: Path) -> dict[bytes, tuple[object, ...]]:
     return found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ACTIONS, ACTIONS)
 def test_d25_applying_a_diff_gives_what_was_diffed(
     tmp_path_factory: pytest.TempPathFactory,

@@ -141,6 +141,8 @@ def test_the_fingerprint_sees_every_change_and_nothing_else(snapshots: Snapshots
         lambda: os.utime(upper / "d/f", ns=(status.st_atime_ns, status.st_mtime_ns)),
         lambda: (upper / "d/f").chmod(0o600),
         lambda: os.setxattr(upper / "d/f", "user.k", b"v"),
+        lambda: os.setxattr(upper / "d", "user.k", b"v"),
+        lambda: os.setxattr(upper / "d", "trusted.overlay.opaque", b"y"),
         (upper / "g").touch,
         lambda: (upper / "g").rename(upper / "h"),
         (upper / "h").unlink,

@@ -188,6 +188,9 @@ def test_what_cannot_be_cleared_away_does_not_end_a_turn(state: WriterState, mon
     class Stuck:
         """Containers and wiring that fail at everything."""
 
+        def resume_left(self) -> None:
+            raise HostError("the control group does not answer")
+
         def reap(self, rows: object) -> list[ContainerRow]:
             done.append("reap")
             return []

@@ -52,6 +52,27 @@ def test_x17_freezing_v1(v1):
     assert state.read_text().startswith("THAWED")
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_d22_what_cannot_be_frozen_runs_on(version, request):
+    cgroups = request.getfixturevalue(version)
+    assert not cgroups.freeze("/gone", 1)  # or the host has no freezer
+    if version == "v1":
+        state, frozen, thawed = cgroups.mount / "freezer" / _GROUP[1:] / "freezer.state", "FROZEN", "THAWED"
+    else:
+        (cgroups.mount / _GROUP[1:] / "cgroup.events").write_text("frozen 0\n")
+        state, frozen, thawed = cgroups.mount / _GROUP[1:] / "cgroup.freeze", "1", "0"
+    state.write_text("")
+    if version == "v1":
+        assert cgroups.freeze(_GROUP, 1)
+        assert state.read_text() == frozen
+    else:
+        assert not cgroups.freeze(_GROUP, 0)  # a process that waits for a dead disk is never frozen
+        assert state.read_text() == thawed
+        (cgroups.mount / _GROUP[1:] / "cgroup.events").write_text("frozen 1\n")
+        assert cgroups.freeze(_GROUP, 1)
+        assert state.read_text() == frozen
+
+
 def test_x17_freezing_v2(v2):
     group = v2.mount / _GROUP[1:]
     (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
