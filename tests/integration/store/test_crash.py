@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
+import resource
+import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from reconciler.engine.embedded.verify import verify_root
+from reconciler.linux.watch import Operation, Phase
 from reconciler.testing import crash, invariants
 from reconciler.testing.crash import Ended, Spot
 from reconciler.testing.images import archive, entry, push_image
@@ -86,6 +92,10 @@ class Stage:
             assert ended.code in EXPECTED_CODES, f"exit code {ended.code}"
             assert "Traceback" not in ended.printed
             assert ended.code == 0 or "error: " in ended.printed or "FAILED: " in ended.printed
+        self.converges(part)
+
+    def converges(self, part: Part) -> None:
+        """Nothing is damaged; the part run once more comes to its end, and nothing else is left."""
         report = verify_root(self.workload.root)
         assert not report.damage, report.lines()
         again = crash.forked(lambda: self.workload.run(part), self.output)
@@ -153,3 +163,90 @@ def test_s29_s31_a_failure_anywhere_is_told_and_leaves_no_damage(
             for number in (*ERRORS, *MORE_ERRORS) if long_run else (next(numbers),):
                 stage.check(part, spot, number)
     say(table("failed", stage.counts))
+
+
+def test_killed_again_while_what_a_kill_left_is_put_in_order(
+    stage: Stage, long_run: bool, say: Callable[[str], None]
+) -> None:
+    chance = Random(7)
+    times = 500 if long_run else 12
+    for _ in range(times):
+        part = chance.choice(stage.workload.parts)
+        spots = stage.spots(part)
+        stage.workload.prepare(stage.begun[part.name])
+        for _ in range(3):
+            # A spot that a run does not come to any more is no harm: then it comes to its end.
+            crash.disturbed(lambda part=part: stage.workload.run(part), chance.choice(spots), None, stage.output)
+        stage.converges(part)
+    say(f"killed three times in a row, {times} times over")
+
+
+@pytest.mark.parametrize("files", [16, 20, 24, 28, 34, 42])
+def test_s31_too_few_open_files_for_real(stage: Stage, files: int) -> None:
+    part = stage.workload.parts[0]
+
+    def run() -> int:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        return stage.workload.run(part)
+
+    stage.workload.prepare(None)
+    ended = crash.forked(run, stage.output)
+    assert ended.code in EXPECTED_CODES, ended.printed
+    assert "Traceback" not in ended.printed, ended.printed
+    if ended.code:
+        assert "Too many open files" in ended.printed or "unable to open" in ended.printed, ended.printed
+    stage.converges(part)
+
+
+def test_a_file_that_may_not_grow_is_told(stage: Stage) -> None:
+    part = stage.workload.parts[0]
+
+    def run() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        return stage.workload.run(part)
+
+    stage.workload.prepare(None)
+    ended = crash.forked(run, stage.output)
+    assert ended.code in (1, 4), ended.printed
+    assert "Traceback" not in ended.printed, ended.printed
+    stage.converges(part)
+
+
+def test_s31_a_disk_that_turns_read_only_for_real(stage: Stage) -> None:
+    """As ext4 does after an error: what reads goes on working, what writes says why it does not."""
+    images, *_, last = stage.workload.parts
+    stage.workload.prepare(stage.begun[last.name])
+    subprocess.run(["mount", "-o", "remount,ro", stage.place], check=True)
+    try:
+        outside = Path("/run") / f"crash-output-{os.getpid()}"
+        reading = crash.forked(lambda: stage.workload.run(Part("list", (("image", "ls"),))), outside)
+        assert reading.code == 0, reading.printed
+        writing = crash.forked(lambda: stage.workload.run(Part("tag", images.commands[1:])), outside)
+        assert writing.code in (1, 4), writing.printed
+        assert "Traceback" not in writing.printed
+        assert "read-write" in writing.printed, writing.printed
+    finally:
+        outside.unlink(missing_ok=True)
+        subprocess.run(["mount", "-o", "remount,rw", stage.place], check=True)
+    stage.converges(last)
+
+
+def test_a_worker_outlives_its_killed_parent_for_a_moment(stage: Stage) -> None:
+    """The next run must not take up a layer that an orphan is still writing to."""
+    part = stage.workload.parts[0]
+    stage.workload.prepare(None)
+    child = crash.start(lambda: stage.workload.run(part), stage.output, _Slow())
+    deadline = time.monotonic() + 20
+    while not list((stage.workload.root / "layers").glob("*.unpacking/*")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    stage.converges(part)
+
+
+class _Slow:
+    """An unpack that takes its time over each entry."""
+
+    def __call__(self, phase: Phase, operation: Operation) -> None:
+        if operation.kind == "entry" and phase == "after":
+            time.sleep(0.02)
