@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from reconciler.errors import HostError, IntegrityError, InvalidError, LimitError
+from reconciler.errors import HostError, IntegrityError, InvalidError, LimitError, ReconcilerError
 from reconciler.linux.processes import ProcessId
 from reconciler.oci.digest import Digest
 from reconciler.store.archive import Entry, Kind
@@ -306,3 +306,51 @@ def test_many_layers_side_by_side_and_lower_ones_as_they_are_needed(layers: Laye
         assert (oct(status.st_mode), status.st_uid, status.st_gid, status.st_mtime) == ("0o41777", 5, 6, 1)
         assert not os.path.lexists(layers.path(chain) / "gone")
     assert os.getxattr(layers.path(chains[-1]) / "d", "trusted.overlay.opaque") == b"y"
+
+
+def test_s29_a_full_disk_is_said_and_its_space_given_back(tmp_path: Path) -> None:
+    root = tmp_path / "small"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", root], check=True)
+    try:
+        database = WritableDatabase(root, (STORE,))
+        layers = Layers(root, database)
+        with pytest.raises(HostError, match="No space left") as caught, layers.unpacking([Digest.of(BIG)]) as job:
+            unpack(job, 0, BIG)
+        assert "free space" in caught.value.hint
+        assert list(layers.directory.iterdir()) == []
+        small = layer(file("small", BODY[:100_000]))
+        with layers.unpacking([Digest.of(small)]) as job:
+            unpack(job, 0, small)
+            assert layers.has(*job.publish())
+        database.close()
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+def test_a_worker_s_log_is_ours_and_an_archive_cannot_fill_it(
+    layers: Layers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steering = ((b"trusted.overlay.opaque", b"y"), (b"user.\nfake", b"v"))
+    data = layer(*(file(f"f{number}", xattrs=steering) for number in range(500)))
+    with layers.unpacking([Digest.of(data)]) as job:
+        unpack(job, 0, data)
+        (chain,) = job.publish()
+    logged = capsys.readouterr().err.splitlines()
+    assert len(logged) == 100
+    assert all("extended-attribute-dropped" in line and "store" in line for line in logged)
+    assert "trusted.overlay.opaque" not in os.listxattr(layers.path(chain) / "f1")
+
+
+def test_failures_leave_no_descriptor_and_no_thread(layers: Layers) -> None:
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for data in (b"garbage" * 1000, BIG[:-3000], layer(file("../x"))):
+        with layers.unpacking([Digest.of(BIG), Digest.of(b"never")]) as job:
+            with pytest.raises((IntegrityError, InvalidError)):
+                unpack(job, 0, data)
+            with pytest.raises((IntegrityError, InvalidError)):
+                job.wait(1)
+            with pytest.raises(ReconcilerError, match="another layer"):  # which ends a download
+                job.arrival(1, Digest.of(b"x")).grow()
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert threading.active_count() == 1
