@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from reconciler.testing.token_server import ISSUER, SERVICE, TokenServer
 
 _START_SECONDS = 20.0
 
@@ -25,10 +28,11 @@ class RegistryServer:
     host: str
     pid: int
     log: Path
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{self.scheme}://{self.host}"
 
     def requests(self, method: str, part: str = "") -> int:
         """How many requests with ``method`` and with ``part`` in their path it has answered."""
@@ -38,16 +42,30 @@ class RegistryServer:
 
 @contextmanager
 def running_registry(
-    directory: Path, *, users: Mapping[str, str] | None = None, proxy_of: str | None = None
+    directory: Path,
+    *,
+    users: Mapping[str, str] | None = None,
+    proxy_of: str | None = None,
+    tokens: TokenServer | None = None,
+    certificate: tuple[Path, Path] | None = None,
 ) -> Iterator[RegistryServer]:
     """Runs a registry until the block ends. ``users`` (name: password) makes it ask for a login (needs htpasswd).
 
-    ``proxy_of`` makes it a pull-through cache of that URL. Raises ``RuntimeError`` with its log if it does not start.
+    ``proxy_of`` makes it a pull-through cache of that URL, ``tokens`` sends clients there for a token, and with
+    ``certificate`` (chain, key) it speaks TLS. Raises ``RuntimeError`` with its log if it does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{free_port()}"
     config = directory / "config.json"  # JSON is YAML
-    config.write_text(json.dumps(_config(directory, host, users, proxy_of)))
+    document = _config(directory, host, users, proxy_of)
+    if tokens is not None:
+        document["auth"] = {
+            "token": {"realm": tokens.realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": str(tokens.bundle)}
+        }
+    if certificate is not None:
+        document["http"] = {"addr": host, "tls": dict(zip(("certificate", "key"), map(str, certificate), strict=True))}
+    config.write_text(json.dumps(document))
+    scheme = "http" if certificate is None else "https"
     log = directory / "registry.log"
     program = shutil.which("docker-registry")
     if program is None:
@@ -55,8 +73,8 @@ def running_registry(
     with log.open("wb") as output:
         process = subprocess.Popen([program, "serve", str(config)], stdout=output, stderr=output)
     try:
-        wait_for_http(f"http://{host}/v2/", process, log)
-        yield RegistryServer(host, process.pid, log)
+        wait_for_http(f"{scheme}://{host}/v2/", process, log)
+        yield RegistryServer(host, process.pid, log, scheme)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -76,9 +94,10 @@ def free_port() -> int:
 def wait_for_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Returns when ``url`` answers at all; raises ``RuntimeError`` with the log when the process ends first."""
     deadline = time.monotonic() + _START_SECONDS
+    unverified = ssl._create_unverified_context()  # whether it is who it says is for the test to find out
     while True:
         try:
-            urllib.request.urlopen(url, timeout=2).close()
+            urllib.request.urlopen(url, timeout=2, context=unverified).close()
             return
         except urllib.error.HTTPError as answer:
             answer.close()
