@@ -74,3 +74,36 @@ def test_s20_without_generations_only_what_is_declared_is_kept(
     assert stored(host) == {digests[1]}
     assert len(layers(host)) == 1
     assert host.is_converged()
+
+
+def test_a_daemon_keeps_what_the_rule_says_and_no_more(
+    host: Host, digests: list[str], declare: Callable[[int, int], None]
+) -> None:
+    declare(0, 1)
+    declare(1, 1)
+    assert stored(host) == set(digests[:2])
+    daemon = host.start("daemon", host.specs, "--interval", "1s", log=True)
+    host.until(lambda: stored(host) == {digests[1]})
+    host.until(lambda: len(layers(host)) == 1)
+    daemon.terminate()
+    assert host.finish(daemon).code == 143
+    assert host.is_converged()
+
+
+def test_why_follows_a_layer_to_what_needs_it(
+    host: Host, digests: list[str], declare: Callable[[int, int], None]
+) -> None:
+    declare(0, 2)
+    declare(1, 2)
+    images = {image["id"]: image for image in host.run("image", "ls", "-o", "json").json}
+    assert set(images) == set(digests[:2])
+    assert "kept by generation 1: image/shop/app" in host.run("why", digests[0]).out
+    kept = host.run("why", digests[1].removeprefix("sha256:")[:16]).out
+    assert "kept by image shop/app: declared by stack shop" in kept
+    assert "kept by generation 2: image/shop/app" in kept
+    declare(1, 1)
+    told = host.run("why", digests[0]).out
+    assert "nothing keeps it: gc frees" in told
+    freed = host.run("gc").out
+    assert digests[0].removeprefix("sha256:")[:12] in freed
+    assert "nothing in this store has a digest that begins with" in host.run("why", digests[0], code=1).err
