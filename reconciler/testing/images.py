@@ -83,13 +83,17 @@ def write_layout(
     layers: Sequence[bytes | Path],
     config: Mapping[str, Any] | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
+    architecture: str = "",
 ) -> str:
-    """Writes an OCI image layout that holds one image of gzipped ``layers``; returns the manifest's digest."""
+    """Writes an OCI image layout that holds one image of gzipped ``layers``; returns the manifest's digest.
+
+    The image is for this machine unless ``architecture`` says otherwise.
+    """
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     placed = [_place_layer(blobs, layer) for layer in layers]
     image = {
-        "architecture": _ARCHITECTURES[platform.machine()],
+        "architecture": architecture or _ARCHITECTURES[platform.machine()],
         "os": "linux",
         "created": _CREATED,
         "config": dict(config or {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}),

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from reconciler.oci import media
+from reconciler.oci.digest import Digest
 from reconciler.testing.host import Host
 from reconciler.testing.images import archive, busybox_archive, write_layout
 
@@ -343,6 +345,58 @@ def test_s53_a_tag_of_a_stack_is_not_moved_even_when_asked(host: Host, layout: P
     assert "stack shop declares it" in host.run("image", "load", "-i", tmp_path / "a.tar").err
     assert host.run("image", "inspect", "app:1").json[0]["Id"] == before
     assert host.is_converged()
+
+
+def test_s53_nothing_of_a_damaged_layout_is_recorded(host: Host, layout: Path, tmp_path: Path) -> None:
+    index = json.loads((layout / "index.json").read_text())
+    name = index["manifests"][0]["digest"].removeprefix("sha256:")
+    manifest = json.loads((layout / "blobs/sha256" / name).read_text())
+    layer = manifest["layers"][1]["digest"].removeprefix("sha256:")
+    data = (layout / "blobs/sha256" / layer).read_bytes()
+    for number, (blob, content) in enumerate(
+        [(layer, data[:-1] + b"x"), (layer, data[:-1]), (layer, data + b"x"), (layer, None), (name, b"{}")]
+    ):
+        place = tmp_path / str(number)
+        shutil.copytree(layout, place)
+        (place / "blobs/sha256" / blob).unlink()
+        if content is not None:
+            (place / "blobs/sha256" / blob).write_bytes(content)
+        assert blob in host.run("image", "load", "-i", place, code=1).err
+        assert host.run("image", "ls", "-q").out == ""
+        assert not (host.root / "blobs/sha256" / layer).exists()
+        assert not list((host.root / "layers").glob("?" * 64))
+    host.run("image", "load", "-i", layout)
+
+
+def test_an_index_of_several_platforms_is_loaded_for_the_one_asked_for(host: Host, tmp_path: Path) -> None:
+    here = json.loads(tool("skopeo", "inspect", "--config", f"oci:{made(tmp_path / 'one', 'here')}"))["architecture"]
+    there = "arm64" if here != "arm64" else "amd64"
+    made(tmp_path / "two", "there", there)
+    entries = []
+    for name, architecture in (("two", there), ("one", here)):
+        entry = json.loads((tmp_path / name / "index.json").read_text())["manifests"][0]
+        entries.append({**entry, "platform": {"os": "linux", "architecture": architecture}})
+    shutil.copytree(tmp_path / "two", tmp_path / "one", dirs_exist_ok=True)
+    data = json.dumps({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}).encode()
+    digest = Digest.of(data)
+    (tmp_path / "one/blobs/sha256" / digest.hex).write_bytes(data)
+    annotations = {"org.opencontainers.image.ref.name": "example.com/many:1"}
+    nested = {"mediaType": media.OCI_INDEX, "digest": digest, "size": len(data), "annotations": annotations}
+    (tmp_path / "one/index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [nested]}))
+    host.run("image", "load", "-i", tmp_path / "one")
+    seen = host.run("image", "inspect", "--oci", "example.com/many:1").json[0]
+    assert (seen["Id"], seen["Metadata"]["Index"]) == (entries[1]["digest"], digest)
+    assert seen["OCI"]["index"] == json.loads(data)
+    host.run("image", "load", "-i", tmp_path / "one", "--platform", f"linux/{there}", "--replace-tags")
+    seen = host.run("image", "inspect", "example.com/many:1").json[0]
+    assert (seen["Id"], seen["Architecture"]) == (entries[0]["digest"], there)
+    assert "available: " in host.run("image", "load", "-i", tmp_path / "one", "--platform", "linux/mips", code=1).err
+
+
+def made(place: Path, seed: str, architecture: str = "") -> Path:
+    """A layout of one image, for another architecture if asked."""
+    write_layout(place, [files({"seed": seed})], architecture=architecture)
+    return place
 
 
 # Importing
