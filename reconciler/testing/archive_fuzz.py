@@ -54,9 +54,9 @@ def layers(seed: int, outside: bytes) -> list[bytes]:
     random = Random(seed)
     made = []
     tree: layer_rules.Node | None = None
-    for _ in range(random.choice((1, 1, 2, 2, 3))):
+    for number in range(random.choice((1, 1, 2, 2, 3))):
         tree = layer_rules.begin(tree)
-        chunks = [_chunk(random, outside) for _ in range(random.randint(2, 16))]
+        chunks = [_chunk(random, outside, whiteouts=30 if number else 6) for _ in range(random.randint(2, 16))]
         # One wrong entry is enough for a whole layer to be refused: most of those are left out.
         chunks = [chunk for chunk in chunks if _is_right(tree, chunk) or _one_in(random, 40)] or [b""]
         end = random.choice((END, END, END, b"", bytes(BLOCK), END + b"trailing"))
@@ -73,13 +73,13 @@ def _is_right(tree: layer_rules.Node, chunk: bytes) -> bool:
     return True
 
 
-def _chunk(random: Random, outside: bytes) -> bytes:
+def _chunk(random: Random, outside: bytes, whiteouts: int) -> bytes:
     kinds: list[tuple[int, Callable[[], bytes]]] = [
         (28, lambda: _entry(random, b"0", _content(random))),
         (22, lambda: _entry(random, b"5", b"")),
         (14, lambda: _entry(random, b"2", b"", link=_target(random, outside))),
         (12, lambda: _entry(random, b"1", b"", link=_target(random, outside) if _one_in(random, 8) else _path(random))),
-        (14, lambda: _entry(random, b"0", b"", name=_whiteout(random))),
+        (whiteouts, lambda: _entry(random, b"0", b"", name=_whiteout(random))),
         (4, lambda: _entry(random, random.choice((b"5", b"2", b"6")), b"", name=_whiteout(random), link=b"a")),
         (3, lambda: _entry(random, b"6", b"")),
         (3, lambda: _entry(random, random.choice((b"3", b"4")), b"", device=_device(random))),
@@ -170,9 +170,11 @@ def _entry(
         records = [(b"SCHILY.xattr." + key if b"." in key else key, value) for key, value in records]
     if flag == b"0" and _one_in(random, 10):
         records.append((b"SCHILY.xattr.security.capability", CAPABILITY))
+    size = len(content)
     if content and _one_in(random, 10):
-        records.append((b"size", b"%d" % len(content)))
-    prefix = b""
+        records.append((b"size", b"%d" % size))
+        size = random.choice((0, 3, size, 8**11 - 1))
+    prefix = b"garbage" if magic != archives.USTAR and _one_in(random, 6) else b""
     for long, flag_of_long, record in ((name, b"L", b"path"), (link, b"K", b"linkpath")):
         form = random.choice(("short", "short", "pax", "gnu", "prefix"))
         if form == "pax" or (len(long) > 100 and form != "gnu"):
@@ -190,7 +192,7 @@ def _entry(
         name,
         flag,
         mode=random.choice((0o644, 0o755, 0, 0o4755, 0o1777, 0o2770, random.randrange(0o10000))),
-        size=len(content),
+        size=size,
         mtime=random.choice((0, 1, 1700000000, -1, 2**33)),
         link=link,
         magic=magic,

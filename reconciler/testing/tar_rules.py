@@ -143,7 +143,7 @@ def entry(data: bytes, at: int, records: dict[bytes, bytes], names: dict[bytes, 
 def checksum_is_right(block: bytes) -> bool:
     stored = numeric(block[148:156])
     blank = block[:148] + b" " * 8 + block[156:]
-    return stored in (sum(blank), sum(byte if byte < 128 else byte - 256 for byte in blank))
+    return stored == sum(blank) or stored == sum(byte if byte < 128 else byte - 256 for byte in blank)
 
 
 def numeric(area: bytes) -> int:
