@@ -19,8 +19,8 @@ from reconciler.errors import AuthError, InvalidError, NotFoundError, UsageError
 from reconciler.linux import durable
 from reconciler.oci.reference import parse_registry
 from reconciler.registry.dockerconfig import DockerConfig, with_login, without_login
-from reconciler.registry.helper import Helpers
 from reconciler.registry.hosts import Credentials, canonical_host
+from reconciler.registry.keychain import Helpers
 
 _MAX_PASSWORD = 64 * 1024
 

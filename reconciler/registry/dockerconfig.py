@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.errors import InvalidError
-from reconciler.registry.helper import HUB_SERVER
 from reconciler.registry.hosts import HUB, Credentials, canonical_host
+from reconciler.registry.keychain import HUB_SERVER
 
 
 @dataclass(frozen=True, slots=True)

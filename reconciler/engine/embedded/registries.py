@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from reconciler.engine.port import HostFacts
     from reconciler.model.observed import ObservedFact
     from reconciler.registry.client import RegistryClient
-    from reconciler.registry.helper import Helpers
     from reconciler.registry.hosts import Credentials, CredentialSource
+    from reconciler.registry.keychain import Helpers
 
 _MAX_SECRET_FILE = 64 * 1024
 
@@ -61,8 +61,8 @@ def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
 def make_client(facts: HostFacts, surroundings: Surroundings, login: CredentialSource | None = None) -> RegistryClient:
     """A client that goes by ``facts``. With ``login`` it has no other credentials. The caller closes it."""
     from reconciler.registry.client import RegistryClient
-    from reconciler.registry.helper import Helpers
     from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts, TlsConfig
+    from reconciler.registry.keychain import Helpers
     from reconciler.registry.proxy import Proxies
 
     helpers = Helpers(surroundings.environment, SystemClock())

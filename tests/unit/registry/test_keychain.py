@@ -11,8 +11,8 @@ import pytest
 
 from reconciler.clock import ManualClock
 from reconciler.errors import AuthError
-from reconciler.registry.helper import HUB_SERVER, Helpers
 from reconciler.registry.hosts import Credentials
+from reconciler.registry.keychain import HUB_SERVER, Helpers
 
 CANARY = "canary-8d1f"
 
