@@ -113,7 +113,7 @@ class _Extraction:
 
     def _apply(self, entry: Entry, archive: ArchiveReader) -> None:
         parts = _parts(entry.name)
-        if any(part.startswith(whiteout.PREFIX) for part in parts):
+        if whiteout.PREFIX in entry.name and any(part.startswith(whiteout.PREFIX) for part in parts):
             self._whiteout(parts)
         elif entry.kind is Kind.DIRECTORY:
             self._directory(parts, entry)
