@@ -22,6 +22,7 @@ from reconciler.errors import HostError, ReconcilerError
 from reconciler.linux import mounts
 from reconciler.linux.tree import remove_tree
 from reconciler.store.arrival import Arrival
+from reconciler.store.compare import compare as compare_with_list
 from reconciler.store.limits import Limits
 from reconciler.store.lower import LowerLayers
 from reconciler.store.unpack import extract
@@ -88,6 +89,8 @@ class Bench:
                 assert (failure is None) == (wanted is not None), f"layer {number}: {failure!r}, by the rules {refused}"
                 if wanted is None:
                     break
+                recorded = compare_with_list(layer, layer.with_suffix(".files"))
+                assert recorded.is_none, f"layer {number}, by its list of files: {recorded.lines}"
                 tree = wanted
                 done.append(layer)
             if tree is not None:
@@ -98,25 +101,24 @@ class Bench:
 
     def unpacked(self, data: bytes, layer: Path, below: list[Path], seed: int) -> ReconcilerError | None:
         """The real thing, by turns in this process and in a worker that has the layer as its root."""
-        try:
-            if seed % 2:
-                chunks = (data[at : at + 3000] for at in range(0, len(data), 3000))
-                extract(chunks, layer, lambda: LowerLayers(below[::-1]), limits=LIMITS)
-            else:
-                pack = (bytes, gzip.compress, zstandard.compress)[seed // 2 % 3]
-                self._in_worker(pack(data), layer, below[::-1])
-        except ReconcilerError as error:
-            assert type(error) not in (ReconcilerError, HostError), f"{layer.name}: {error}"
-            return error
+        with layer.with_suffix(".files").open("x+b") as files:
+            try:
+                if seed % 2:
+                    chunks = (data[at : at + 3000] for at in range(0, len(data), 3000))
+                    extract(chunks, layer, lambda: LowerLayers(below[::-1]), files.fileno(), LIMITS)
+                else:
+                    pack = (bytes, gzip.compress, zstandard.compress)[seed // 2 % 3]
+                    self._in_worker(pack(data), layer, below[::-1], files.fileno())
+            except ReconcilerError as error:
+                assert type(error) not in (ReconcilerError, HostError), f"{layer.name}: {error}"
+                return error
         return None
 
-    def _in_worker(self, blob: bytes, layer: Path, below: list[Path]) -> None:
+    def _in_worker(self, blob: bytes, layer: Path, below: list[Path], files: int) -> None:
         with ExitStack() as opened:
             source = opened.enter_context(tempfile.TemporaryFile())
             source.write(blob)
             source.flush()
-            files = os.memfd_create("files")
-            opened.callback(os.close, files)
             directory = os.open(layer, os.O_RDONLY | os.O_DIRECTORY)
             opened.callback(os.close, directory)
             arrival = opened.enter_context(Arrival())
