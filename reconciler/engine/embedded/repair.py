@@ -25,7 +25,7 @@ from reconciler.errors import ReconcilerError
 from reconciler.linux import durable
 from reconciler.linux.lock import DirectoryLock
 from reconciler.oci.digest import Digest
-from reconciler.store.damage import NO_LIST, Repaired, Report
+from reconciler.store.damage import Repaired, Report
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.engine import EmbeddedEngine
@@ -34,7 +34,7 @@ __all__ = ["Repaired", "repair_root"]
 
 _FOREVER = 10 * 365 * 86400.0
 _LOST_DATABASE = ("corrupt", "lost")
-_AGAIN = ("changed-files", "bad-list", "unreadable", "not-unpacked", "no-directory", NO_LIST)
+_AGAIN = ("changed-files", "bad-list", "unreadable", "not-unpacked", "no-directory")
 _SWEPT = ("layer", "blob", "partial")
 
 

@@ -78,6 +78,7 @@ class _Check:
             flaws = self._rehash(blobs)
         except HostError as error:
             problem.append(Damage("root", str(self._root), "unreadable", str(error)))
+        hashed = self._hashed
         found = self._look(flaws)
         if found.damage or found.leftovers:
             # Again, and only what was wrong: a pull or a collection may have been at work.
@@ -85,7 +86,7 @@ class _Check:
             flaws = self._rehash([blob for blob in blob_paths(self._root) if blob[0] in again])
             found = found.confirmed_by(self._look(flaws))
         claims = self._claims
-        checked = Checked(count, self._hashed, len(claims.images), len(claims.layers), self._files, self._containers)
+        checked = Checked(count, hashed, len(claims.images), len(claims.layers), self._files, self._containers)
         return Report((*problem, *found.damage), tuple(found.leftovers), tuple(found.notes), checked)
 
     def _look(self, flaws: dict[Digest, Flaw]) -> Findings:
