@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from reconciler.engine.port import Generation
-from reconciler.model.address import Address
-from reconciler.model.observed import ObservedFact
-from reconciler.oci.digest import Digest
+if TYPE_CHECKING:
+    from reconciler.engine.port import Generation
+    from reconciler.model.address import Address
+    from reconciler.model.observed import ObservedFact
+    from reconciler.oci.digest import Digest
 
 KEEP_GENERATIONS = 3
 HISTORY = 100

@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from reconciler.engine.embedded.ages import Ages
 from reconciler.engine.embedded.container_rows import ContainerRow
 from reconciler.engine.embedded.image_lookup import shown_name
 from reconciler.engine.embedded.retention import Rules, kept_generations, last_wanted, rules_of
-from reconciler.engine.embedded.state import State
-from reconciler.engine.port import Generation
 from reconciler.errors import NotFoundError
 from reconciler.oci.digest import Digest
 from reconciler.store.marks import Root
+
+if TYPE_CHECKING:
+    from reconciler.engine.embedded.state import State
+    from reconciler.engine.port import Generation
 
 KeeperKind = Literal["entry", "tag", "container", "generation", "retention", "mount", "lease"]
 
