@@ -292,6 +292,38 @@ def test_u26_a_whiteout_below_a_whiteout_has_no_effect(unpack: Unpack) -> None:
     assert tree(unpack(file(b".wh.foo"), file(b"foo/.wh.bar"), over=(base,))) == {"foo": "whiteout"}
 
 
+def test_u25_u26_no_ghosts_of_directories_that_only_whiteouts_needed(unpack: Unpack, tmp_path: Path) -> None:
+    base = unpack(directory(b"d", 0o711), directory(b"d/e", 0o700, uid=5), file(b"d/e/y"), file(b"d/z"))
+    inner, opaque, outer = file(b"d/e/.wh.y"), file(b"d/.wh..wh..opq"), file(b".wh.d")
+    for order in ((inner, opaque), (opaque, inner)):
+        assert shown(tmp_path, unpack(*order, over=(base,)), base) == {"d": "d"}
+    for order in ((inner, outer), (outer, inner), (inner, file(b".wh..wh..opq"))):
+        assert shown(tmp_path, unpack(*order, over=(base,)), base) == {}
+    # What comes afterwards is new: it has nothing of what was hidden.
+    layer = unpack(inner, outer, file(b"d/e/new"), over=(base,))
+    assert shown(tmp_path, layer, base) == {"d": "d", "d/e": "d", "d/e/new": "-"}
+    assert [(stat.S_IMODE((layer / name).stat().st_mode), (layer / name).stat().st_uid) for name in ("d", "d/e")] == [
+        (0o755, 0)
+    ] * 2
+
+
+def test_u11_a_directory_that_whiteouts_needed_is_as_below_and_then_the_layer_s_own(
+    unpack: Unpack, tmp_path: Path
+) -> None:
+    base = unpack(directory(b"d", 0o711, uid=5, mtime=7 * 10**9), file(b"d/x"), file(b"d/y"))
+    for entries, names in (
+        ((file(b"d/.wh.x"),), {"d", "d/y"}),
+        ((file(b"d/.wh.x"), file(b"d/new")), {"d", "d/y", "d/new"}),
+        ((file(b"d/.wh.x"), file(b"d/new"), file(b"d/.wh..wh..opq")), {"d", "d/new"}),
+        ((file(b"d/.wh.x"), directory(b"d", 0o711, uid=5, mtime=7 * 10**9), file(b".wh.d")), {"d"}),
+    ):
+        layer = unpack(*entries, over=(base,))
+        assert shown(tmp_path, layer, base).keys() == names
+        status = (layer / "d").stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_mtime) == (0o711, 5, 7)
+        assert {key for key in os.listxattr(layer / "d") if not key.endswith("opaque")} == set()
+
+
 def test_u27_a_whiteout_only_concerns_the_layers_below(unpack: Unpack, tmp_path: Path) -> None:
     base = unpack(file(b"f"), file(b"d/old"))
     entries = [file(b".wh.f"), file(b"f"), file(b".wh.d"), file(b"d/new")]

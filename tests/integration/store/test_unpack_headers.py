@@ -314,6 +314,29 @@ def test_u62_a_stream_cut_at_any_block_leaves_nothing(layers: Layers, tmp_path: 
     assert layers.has(diff_id)
 
 
+@pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024), bytes(10240), bytes(1024) + b"after the end" * 1000])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["plain", "gzip", "zstd"])
+def test_u55_the_diff_id_is_that_of_the_whole_stream_however_it_ends(
+    layers: Layers, tmp_path: Path, end: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    data = archives.file(b"f", b"content") + end
+    (tmp_path / "blob").write_bytes(pack(data))
+    with (tmp_path / "blob").open("rb") as file, layers.unpacking([Digest.of(data)]) as job:
+        job.unpack(0, file)
+        (chain,) = job.publish()
+    assert (layers.path(chain) / "f").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("data", [b"", bytes(1024), bytes(10240)], ids=len)
+def test_u61_nothing_is_an_empty_layer(layers: Layers, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "blob").write_bytes(data)
+    with (tmp_path / "blob").open("rb") as file, layers.unpacking([Digest.of(data)]) as job:
+        job.unpack(0, file)
+        (chain,) = job.publish()
+    assert list(layers.path(chain).iterdir()) == []
+    assert stat.S_IMODE(layers.path(chain).stat().st_mode) == 0o755
+
+
 def test_limits_reach_the_process_that_unpacks(layers: Layers, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(gzip.compress(BASE))
     for limits, name in (
