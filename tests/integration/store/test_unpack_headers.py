@@ -280,24 +280,18 @@ def blob(kind: str, length: int) -> bytes:
     match kind:
         case "plain":
             return cut
-        case "gzip, whole":
-            return gzip.compress(cut)
         case "gzip, cut":
             whole = deflated(BASE, 512)
             return whole[: len(deflated(cut, 512)) - 10]
         case "gzip members":
             return b"".join(gzip.compress(cut[at : at + 512]) for at in range(0, length, 512))
-        case "zstd, whole":
-            return zstandard.compress(cut)
         case "zstd frames":
             return b"".join(zstandard.compress(cut[at : at + 512]) for at in range(0, length, 512))
         case _:
             return zstandard.compress(BASE)[: max(4, length // 32)]
 
 
-@pytest.mark.parametrize(
-    "kind", ["plain", "gzip, whole", "gzip, cut", "gzip members", "zstd, whole", "zstd frames", "zstd, cut"]
-)
+@pytest.mark.parametrize("kind", ["plain", "gzip, cut", "gzip members", "zstd frames", "zstd, cut"])
 def test_u62_a_stream_cut_at_any_block_leaves_nothing(layers: Layers, tmp_path: Path, kind: str) -> None:
     diff_id = Digest.of(BASE)
     source = tmp_path / "blob"
@@ -307,7 +301,7 @@ def test_u62_a_stream_cut_at_any_block_leaves_nothing(layers: Layers, tmp_path: 
             job.unpack(0, file)
         assert not layers.has(diff_id)
         assert list(layers.directory.iterdir()) == []
-    source.write_bytes(blob(kind if "cut" not in kind else "gzip, whole", len(BASE)))
+    source.write_bytes(blob(kind if "cut" not in kind else "gzip members", len(BASE)))
     with source.open("rb") as file, layers.unpacking([diff_id]) as job:
         job.unpack(0, file)
         job.publish()
