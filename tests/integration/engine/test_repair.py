@@ -254,7 +254,7 @@ def test_s35_a_rebuild_that_is_cut_off_anywhere_is_done_by_the_next(scene: Scene
     database = scene.root / "state.db"
     step = 0
     while True:
-        step += 7
+        step += 11
         database.write_bytes(os.urandom(9000))
         (scene.root / "state.db-wal").write_bytes(os.urandom(500))
         pid = os.fork()
