@@ -28,13 +28,13 @@ def run(context: Context, options: argparse.Namespace) -> int:
     """A line for each name, the image fetched last first. The entry of a stack shows as ``shop/base`` with no tag."""
     dangling, patterns = _filters(options)
     images = list_images(context.root, sizes=not options.quiet)
-    rows = [
-        row
-        for image in images
-        if dangling is None or dangling == (not image.names)
-        for row in _rows_of(image)
-        if not patterns or any(_fits(row, pattern) for pattern in patterns)
-    ]
+    images = [image for image in images if dangling is None or dangling == (not image.names)]
+    if options.quiet and not patterns:
+        context.stdout.writelines(f"{_id(image.digest, options)}\n" for image in images)
+        return 0
+    rows = [row for image in images for row in _rows_of(image)]
+    if patterns:
+        rows = [row for row in rows if any(_fits(row, pattern) for pattern in patterns)]
     if options.output == "json":
         context.print(json.dumps([_document(row) for row in rows], indent=2))
     elif options.quiet:

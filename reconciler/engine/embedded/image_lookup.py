@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ENTRY = "image/"
 _FAMILIAR = "docker.io/"
+_ID_LENGTH = 64  # a name of so many hexadecimal digits would read as an id
 NO_NAME = "<none>"
 
 
@@ -50,12 +51,18 @@ def split_name(name: str, kind: str) -> tuple[str, str]:
     if kind == "entry":
         return name.removeprefix(_ENTRY), ""
     repository, colon, tag = name.rpartition(":")
-    if not colon or "@" in name or name.startswith(_FAMILIAR):
-        # Only here may the familiar form be another: parsing thousands of names would take longer than all the rest.
-        reference = Reference.parse(name)
-        tag = reference.tag or ""
-        return reference.familiar.partition("@")[0].removesuffix(f":{tag}"), tag
-    return repository, tag
+    if colon and "@" not in name:
+        if not name.startswith(_FAMILIAR):
+            return repository, tag
+        first, _, rest = repository.removeprefix(_FAMILIAR).partition("/")
+        # The familiar form of most names of Docker Hub: parsing thousands would take longer than all the rest.
+        if first == "library" and "/" not in rest and len(rest) != _ID_LENGTH:
+            return rest, tag
+        if first not in ("library", "localhost") and "." not in first:
+            return f"{first}/{rest}", tag
+    reference = Reference.parse(name)
+    tag = reference.tag or ""
+    return reference.familiar.partition("@")[0].removesuffix(f":{tag}"), tag
 
 
 def _spellings(wanted: str) -> list[str]:
