@@ -37,6 +37,9 @@ class Claims:
     held: frozenset[str] = frozenset()
     ended: tuple[str, ...] = ()
     damage: list[Damage] = field(default_factory=list)
+    # Made at the first question.
+    _by_image: dict[Digest, list[Name]] | None = None
+    _by_layer: dict[Digest, list[ImageRecord]] | None = None
 
     def blobs(self) -> dict[Digest, list[ImageRecord]]:
         """Every blob that an image claims, indices included, and the images that do."""
@@ -51,15 +54,30 @@ class Claims:
         """Who needs any of these images: their names, and what ``needs`` knows; the images by id where nobody does."""
         found: dict[str, None] = {}
         for image in images:
-            users = [shown(name) for name in self.names if name.digest == image.digest]
+            users = [shown(name) for name in self._names_of().get(image.digest, ())]
             users += needs.images.get(image.digest, ())
             found.update(dict.fromkeys(users or [f"image {image.digest.short}"]))
         return tuple(found)
 
     def users_of_layer(self, chain_id: Digest, needs: Needs) -> tuple[str, ...]:
         """Who needs an unpacked layer, be it below another."""
-        images = [image for image in self.images.values() if chain_id in image.chain_ids]
+        images = self._images_on().get(chain_id, ())
         return tuple(dict.fromkeys((*self.users_of(images, needs), *needs.layers.get(chain_id, ()))))
+
+    def _names_of(self) -> dict[Digest, list[Name]]:
+        if self._by_image is None:
+            self._by_image = defaultdict(list)
+            for name in self.names:
+                self._by_image[name.digest].append(name)
+        return self._by_image
+
+    def _images_on(self) -> dict[Digest, list[ImageRecord]]:
+        if self._by_layer is None:
+            self._by_layer = defaultdict(list)
+            for image in self.images.values():
+                for chain_id in image.chain_ids:
+                    self._by_layer[chain_id].append(image)
+        return self._by_layer
 
 
 def shown(name: Name) -> str:

@@ -14,7 +14,6 @@ from reconciler.errors import HostError, ReconcilerError
 from reconciler.linux.tree import disk_usage
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.digest import Digest
-from reconciler.oci.layers import chain_ids
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from reconciler.oci.reference import Reference
 from reconciler.store import ingest
@@ -22,6 +21,7 @@ from reconciler.store.claims import MALFORMED, Claims, shown
 from reconciler.store.content import ContentStore
 from reconciler.store.damage import NO_LIST, Damage, Findings, Leftover, Needs
 from reconciler.store.quarantine import DIRECTORY as QUARANTINE
+from reconciler.store.rehash import Flaw
 from reconciler.store.removal import is_in_use
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from reconciler.store.compare import Difference
     from reconciler.store.database import Database
     from reconciler.store.images import ImageRecord
-    from reconciler.store.rehash import Flaw
+    from reconciler.store.layers import Layer
 
 _LAYER_NAME = re.compile(r"([0-9a-f]{64})(\..*)?", re.ASCII)
 _TEMPORARY = re.compile(r"\..+\.tmp|\.rebuild(-ready)?", re.ASCII)
@@ -93,12 +93,12 @@ class StoreCheck:
 
     def _blobs(self) -> Iterator[Damage]:
         for digest in sorted({*self._claimed, *self._flaws}):
-            users = self._claims.users_of(self._claimed.get(digest, ()), self._needs)
             flaw = self._flaws.get(digest)
+            if flaw is None and digest in self._claimed and self._size(digest) is None:
+                flaw = Flaw("missing", "is not in the store")
             if flaw is not None:
+                users = self._claims.users_of(self._claimed.get(digest, ()), self._needs)
                 yield Damage("blob", digest, flaw.code, flaw.text, users)
-            elif digest in self._claimed and self._size(digest) is None:
-                yield Damage("blob", digest, "missing", "is not in the store", users)
 
     def _image(self, image: ImageRecord) -> Iterator[Damage]:
         users = self._claims.users_of([image], self._needs)
@@ -140,18 +140,21 @@ class StoreCheck:
 
     def _layers(self) -> Iterator[Damage]:
         for chain_id, layer in self._claims.layers.items():
-            users = self._claims.users_of_layer(chain_id, self._needs)
-            problem = self._directory(chain_id)
-            if problem is not None:
-                yield Damage("layer", chain_id, "no-directory", problem, users)
-            elif (difference := self._differences.get(chain_id)) is not None and difference.code != NO_LIST:
-                yield Damage("layer", chain_id, difference.code, difference.text, users, tuple(difference.lines))
-            below = () if layer.parent is None else (layer.parent,)
-            expected = Digest.of(f"{layer.parent} {layer.diff_id}".encode()) if below else chain_ids([layer.diff_id])[0]
-            if expected != chain_id:
-                yield Damage("layer", chain_id, "wrong-row", "its row does not belong to its chain ID", users)
-            elif below and layer.parent not in self._claims.layers:
-                yield Damage("layer", chain_id, "no-parent", f"lies on {layer.parent}, which is not unpacked", users)
+            for code, text, details in self._layer(chain_id, layer):
+                yield Damage("layer", chain_id, code, text, self._claims.users_of_layer(chain_id, self._needs), details)
+
+    def _layer(self, chain_id: Digest, layer: Layer) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """The code, the text and the details of each damage of one layer."""
+        problem = self._directory(chain_id)
+        if problem is not None:
+            yield "no-directory", problem, ()
+        elif (difference := self._differences.get(chain_id)) is not None and difference.code != NO_LIST:
+            yield difference.code, difference.text, tuple(difference.lines)
+        expected = layer.diff_id if layer.parent is None else Digest.of(f"{layer.parent} {layer.diff_id}".encode())
+        if expected != chain_id:
+            yield "wrong-row", "its row does not belong to its chain ID", ()
+        elif layer.parent is not None and layer.parent not in self._claims.layers:
+            yield "no-parent", f"lies on {layer.parent}, which is not unpacked", ()
 
     def _directory(self, chain_id: Digest) -> str | None:
         path = self._root / "layers" / chain_id.hex
