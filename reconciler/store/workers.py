@@ -50,13 +50,13 @@ class Workers:
         theirs = [their.fileno() for _, their in pairs]
         try:
             self._process = subprocess.Popen(
-                # Lean: no site directory is looked through. Of the environment it gets what Python itself may need.
+                # Lean: no site directory is looked through, and there is no environment.
                 [sys.executable, "-I", "-S", "-c", _CODE.format(_library(), theirs)],
                 pass_fds=theirs,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 cwd="/",
-                env={key: value for key, value in os.environ.items() if key.startswith("LD_")},
+                env={},
                 start_new_session=True,
             )
         except OSError as error:
