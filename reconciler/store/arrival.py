@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from reconciler.errors import IntegrityError, ReconcilerError
+from reconciler.linux import durable
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
 _MORE, _END = b"m", b"e"
+_BLOB = Path("the blob of a layer")  # for messages
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -72,7 +74,8 @@ class Arrival:
             if self._complete:
                 return
             if self._blob < 0:
-                self._blob = os.dup(descriptor)
+                with durable.guarded("read", _BLOB):
+                    self._blob = os.dup(descriptor)
             self._complete = True
             if self._signal >= 0:
                 os.set_blocking(self._signal, True)
@@ -88,17 +91,23 @@ class Arrival:
     # For whoever unpacks it
 
     def attempt(self) -> Attempt:
-        """Waits until there is something to read. Raises ``ReconcilerError`` when it will not come."""
+        """Waits until there is something to read. Raises ``ReconcilerError`` when it will not come, or cannot be."""
         with self._changed:
             self._changed.wait_for(lambda: self._failed or self._blob >= 0)
             self._check()
             self._hang_up()
-            signal, self._signal = os.pipe()
+            with durable.guarded("read", _BLOB):
+                blob = os.dup(self._blob)
+                try:
+                    signal, self._signal = os.pipe()
+                except OSError:
+                    os.close(blob)
+                    raise
             os.set_blocking(self._signal, False)
             if self._complete:
                 _tell(self._signal, _END)
                 self._hang_up()
-            return Attempt(self._number, os.dup(self._blob), signal)
+            return Attempt(self._number, blob, signal)
 
     def settled(self, attempt: Attempt) -> bool:
         """Waits until the download has ended or begun anew: whether what ``attempt`` read are the right bytes.

@@ -98,10 +98,10 @@ def _serve(channel: socket.socket) -> bool:
     if not message:
         return False
     _, target, threshold, *bounds = decode(message)
-    job = Descriptors(*descriptors)
     fetched = _Lowers(channel)
     log.forward(_forwarder(channel), threshold=int(threshold))
     try:
+        job = Descriptors(*descriptors)
         confine.enter_root(job.directory)
         confine.import_no_more()
         done = unpack(job, Path(target), lambda: fetched.layers, Limits(*map(int, bounds)), is_confined=True)

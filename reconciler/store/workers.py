@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 _log = log.Logger("store")
 _MOST = 4  # more would wait for the disk
-_CODE = "import sys; sys.path[:] = {!r}; from reconciler.store.worker import main; main({!r})"
+# What keeps it from starting is one line beside our error, which knows no reason.
+_CODE = """
+import sys
+sys.path[:] = {!r}
+try:
+    from reconciler.store.worker import main
+    main({!r})
+except Exception as error:
+    sys.exit(f"the process to unpack in failed: {{error}}")
+"""
 _KNOWN = ("InvalidError", "LimitError", "IntegrityError", "HostError", "ReconcilerError")
 _TIMEOUT = 10  # seconds for a worker to end when nobody talks to it any more
 
@@ -46,9 +55,13 @@ class Workers:
         """No-op when they are started. Raises ``HostError``."""
         if self._process is not None:
             return self
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self.count)]
-        theirs = [their.fileno() for _, their in pairs]
+        ends: list[socket.socket] = []
         try:
+            for _ in range(self.count):
+                mine, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self._channels.append(mine)
+                ends.append(their)
+            theirs = [their.fileno() for their in ends]
             self._process = subprocess.Popen(
                 # Lean: no site directory is looked through, and there is no environment.
                 [sys.executable, "-I", "-S", "-c", _CODE.format(_library(), theirs)],
@@ -60,11 +73,13 @@ class Workers:
                 start_new_session=True,
             )
         except OSError as error:
-            raise HostError(f"cannot start a process to unpack in: {error}") from error
+            for channel in self._channels:
+                channel.close()
+            self._channels = []
+            raise durable.host_error(error, "start a process to unpack in with", Path(sys.executable)) from error
         finally:
-            for mine, their in pairs:
+            for their in ends:
                 their.close()
-                self._channels.append(mine)
         return self
 
     def run(self, number: int, job: Descriptors, target: Path, below: Iterable[Path], limits: Limits) -> Unpacked:
@@ -91,7 +106,7 @@ class Workers:
                         _send_lower(channel, lowers)
         except OSError as error:
             if not isinstance(error, (BrokenPipeError, ConnectionError)):
-                raise HostError(f"cannot talk to the process that unpacks {target}: {error}") from error
+                raise durable.host_error(error, "unpack into", target) from error
         raise HostError(
             f"the process that unpacks {target} ended before it was done",
             hint="it may have run out of memory: the kernel log (dmesg) says so",
