@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from reconciler.clock import SystemClock
-from reconciler.errors import InvalidError
+from reconciler.errors import InvalidError, RegistryError
+from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
 from reconciler.registry.client import RegistryClient
 from reconciler.registry.hosts import HostConfig, RegistryHosts
 from reconciler.registry.proxy import Proxies
 from reconciler.testing.scripted_registry import ScriptedRegistry, Step
+
+from .conftest import manifest, served
 
 BOTH = {"http_proxy": "http://p:1", "HTTPS_PROXY": "p:2"}
 
@@ -64,3 +69,23 @@ def test_requests_go_through_the_proxy():
 
 def test_a_proxys_password_is_in_no_repr():
     assert "secret" not in repr(Proxies.from_variables({"https_proxy": "http://u:secret@p"}))
+
+
+def test_requests_go_through_the_proxy_with_its_own_login(harness, registry):
+    data = manifest()
+    registry.on("HEAD http://registry.invalid/v2/app/manifests/1", served(data))
+    host = HostConfig("registry.invalid", plain_http=True)
+    proxies = Proxies(http=f"http://proxy-user:proxy-secret@{registry.host}")
+    client = harness.client(hosts={host.host: host}, proxies=proxies)
+    assert client.tag_digest(Reference.parse("registry.invalid/app:1")) == Digest.of(data)
+    login = base64.b64encode(b"proxy-user:proxy-secret").decode()
+    assert registry.asked[0].headers["proxy-authorization"] == f"Basic {login}"
+    assert "authorization" not in registry.asked[0].headers
+
+
+def test_a_proxy_that_fails_is_not_shown_with_its_password(harness, registry):
+    registry.on("CONNECT ", Step(407))
+    proxies = Proxies(https=f"http://proxy-user:proxy-secret@{registry.host}")
+    with pytest.raises(RegistryError) as caught:
+        harness.client(proxies=proxies, attempts=1).tag_digest(Reference.parse("registry.invalid/app:1"))
+    assert "proxy-secret" not in f"{caught.value} {caught.value.hint}"
