@@ -49,7 +49,7 @@ def destroy(context: Context, options: argparse.Namespace) -> int:
 
     With ``--all`` the network of containers run by hand goes too, once none of them is left.
     """
-    from reconciler.engine.embedded.adhoc import drop_network
+    from reconciler.engine.embedded.containers.adhoc import drop_network
     from reconciler.model.desired import Desired
 
     if bool(options.stacks) == options.all:

@@ -7,10 +7,10 @@ import time
 
 from reconciler.cli.context import Context
 from reconciler.cli.instructions import config_changes
-from reconciler.engine.embedded.commit import commit_container
-from reconciler.engine.embedded.container_config import container_config
-from reconciler.engine.embedded.container_rows import find_container
-from reconciler.engine.embedded.container_spec import StartSpec
+from reconciler.engine.embedded.containers.config import container_config
+from reconciler.engine.embedded.containers.rows import find_container
+from reconciler.engine.embedded.containers.spec import StartSpec
+from reconciler.engine.embedded.images.commit import commit_container
 from reconciler.errors import InvalidError, NotFoundError
 from reconciler.model.address import Address
 from reconciler.model.resources import Commit
@@ -48,7 +48,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
             still=machinery.containers.paused(row) if options.pause == "true" else None,
         )
         if reference is not None:
-            from reconciler.engine.embedded.adhoc_images import check_movable
+            from reconciler.engine.embedded.images.adhoc import check_movable
 
             check_movable(state, reference, record.digest)
             state.names.set(Name(str(reference), record.digest, "", "tag"))

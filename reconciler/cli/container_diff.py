@@ -7,11 +7,11 @@ import json
 import os
 
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.commit import stubs
-from reconciler.engine.embedded.container_rows import find_container
+from reconciler.engine.embedded.containers.rows import find_container
+from reconciler.engine.embedded.images.commit import stubs
 from reconciler.engine.embedded.state import open_reader
 from reconciler.printable import printable
-from reconciler.store.changes import listed
+from reconciler.store.layers.changes import listed
 
 
 def run(context: Context, options: argparse.Namespace) -> int:

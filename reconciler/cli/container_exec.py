@@ -9,9 +9,9 @@ from pathlib import Path
 from reconciler.cli.container_request import variables
 from reconciler.cli.container_run import exit_codes
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.container_rows import find_container
-from reconciler.engine.embedded.container_spec import StartSpec
-from reconciler.engine.embedded.container_state import state_of
+from reconciler.engine.embedded.containers.rows import find_container
+from reconciler.engine.embedded.containers.spec import StartSpec
+from reconciler.engine.embedded.containers.state import state_of
 from reconciler.engine.embedded.state import open_reader
 from reconciler.errors import RuntimeFailure, UsageError
 from reconciler.runtime.process import assemble_environment

@@ -10,10 +10,10 @@ from typing import Any
 from reconciler.cli.container_list import status_text
 from reconciler.cli.context import Context
 from reconciler.clock import rfc3339
-from reconciler.engine.embedded.container_config import container_config, sensitive_names
-from reconciler.engine.embedded.container_rows import ContainerRow, find_container
-from reconciler.engine.embedded.container_spec import StartSpec
-from reconciler.engine.embedded.container_state import ended_at, state_of
+from reconciler.engine.embedded.containers.config import container_config, sensitive_names
+from reconciler.engine.embedded.containers.rows import ContainerRow, find_container
+from reconciler.engine.embedded.containers.spec import StartSpec
+from reconciler.engine.embedded.containers.state import ended_at, state_of
 from reconciler.engine.embedded.state import State, open_reader
 from reconciler.runtime.runtime import Runtime
 

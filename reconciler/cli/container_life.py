@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.container_rows import ContainerRow, find_container
+from reconciler.engine.embedded.containers.rows import ContainerRow, find_container
 from reconciler.engine.embedded.state import State
 from reconciler.errors import ConflictError
 from reconciler.linux.processes import signal_number

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import ago, span, table
-from reconciler.engine.embedded.container_rows import ContainerRow
-from reconciler.engine.embedded.container_state import ended_at, state_of
-from reconciler.engine.embedded.image_lookup import shown_name
+from reconciler.engine.embedded.containers.rows import ContainerRow
+from reconciler.engine.embedded.containers.state import ended_at, state_of
+from reconciler.engine.embedded.images.lookup import shown_name
 from reconciler.engine.embedded.state import State, open_reader
 from reconciler.runtime.runtime import Runtime
 from reconciler.runtime.task import TaskState

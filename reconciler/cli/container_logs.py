@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.container_rows import ContainerRow, find_container
+from reconciler.engine.embedded.containers.rows import ContainerRow, find_container
 from reconciler.engine.embedded.state import State, open_reader
 from reconciler.errors import InvalidError, NotFoundError, UsageError
 from reconciler.runtime.logs import LogLine, read_log

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from reconciler.cli.container_request import requested
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.adhoc import create_adhoc, ensure_networks
-from reconciler.engine.embedded.adhoc_images import pull_image
-from reconciler.engine.embedded.container_rows import ContainerRow, find_container
-from reconciler.engine.embedded.image_lookup import find_image
+from reconciler.engine.embedded.containers.adhoc import create_adhoc, ensure_networks
+from reconciler.engine.embedded.containers.rows import ContainerRow, find_container
+from reconciler.engine.embedded.images.adhoc import pull_image
+from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.errors import LockedError, NotFoundError, ReconcilerError, RuntimeFailure, UsageError
 from reconciler.model.address import Address
 from reconciler.model.resources import Pull

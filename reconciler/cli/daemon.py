@@ -103,7 +103,7 @@ def _watchdog(context: Context) -> float | None:
 
 def _collect(engine: EmbeddedEngine, timeout: float | None, stop: threading.Event) -> tuple[int, int]:
     """Collects garbage if a stack says what to keep: who declares no retention runs ``gc`` when it suits them."""
-    from reconciler.engine.embedded.collect import Collection, collect
+    from reconciler.engine.embedded.upkeep.collect import Collection, collect
 
     if not any(address.kind == "retention" for address in engine.view().state.facts.all()):
         return 0, 0

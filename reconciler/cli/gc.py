@@ -12,12 +12,12 @@ from reconciler.cli.table import size, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reconciler.engine.embedded.collect import Item
+    from reconciler.engine.embedded.upkeep.collect import Item
 
 
 def run(context: Context, options: argparse.Namespace) -> int:
     """With ``--plan`` lists what would go; else frees exactly that, but for what came into use, and lists it."""
-    from reconciler.engine.embedded.collect import Collection, collect
+    from reconciler.engine.embedded.upkeep.collect import Collection, collect
 
     with context.engine() as engine:
         listed = Collection(engine.view()).plan()

@@ -9,11 +9,11 @@ from typing import Any
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import size, table
-from reconciler.engine.embedded.image_lookup import find_image
-from reconciler.engine.embedded.unpacking import is_unpacked, unpack_image
+from reconciler.engine.embedded.images.lookup import find_image
+from reconciler.engine.embedded.images.unpacking import is_unpacked, unpack_image
 from reconciler.printable import printable
-from reconciler.store.comparison import Difference, differences
 from reconciler.store.images import ImageRecord
+from reconciler.store.layers.comparison import Difference, differences
 
 
 def run(context: Context, options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import since, size, table
-from reconciler.engine.embedded.image_lookup import find_image
+from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.engine.embedded.state import State, open_reader
 from reconciler.oci.config import History
 from reconciler.store.images import ImageRecord, LayerRecord

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.image_lookup import find_image
+from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.engine.embedded.state import State, open_reader
 from reconciler.errors import NotFoundError, ReconcilerError, UsageError
 from reconciler.oci import media

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import since, size, table
-from reconciler.engine.embedded.image_listing import ListedImage, ListedName, list_images
-from reconciler.engine.embedded.image_lookup import NO_NAME, split_name
+from reconciler.engine.embedded.images.listing import ListedImage, ListedName, list_images
+from reconciler.engine.embedded.images.lookup import NO_NAME, split_name
 from reconciler.errors import UsageError
 
 

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from reconciler.cli.context import Context
 from reconciler.cli.instructions import config_changes
-from reconciler.engine.embedded.adhoc_images import check_movable
-from reconciler.engine.embedded.image_lookup import shown_name
-from reconciler.engine.embedded.load import Loaded, load_images
+from reconciler.engine.embedded.images.adhoc import check_movable
+from reconciler.engine.embedded.images.load import Loaded, load_images
+from reconciler.engine.embedded.images.lookup import shown_name
 from reconciler.errors import InvalidError, UsageError
 from reconciler.linux import durable
 from reconciler.model.resources import FileContent, Import

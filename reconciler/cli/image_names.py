@@ -6,9 +6,9 @@ import argparse
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import size
-from reconciler.engine.embedded.adhoc_images import check_movable
-from reconciler.engine.embedded.image_lookup import find_image
-from reconciler.engine.embedded.image_removal import ImageRemoval
+from reconciler.engine.embedded.images.adhoc import check_movable
+from reconciler.engine.embedded.images.lookup import find_image
+from reconciler.engine.embedded.images.removal import ImageRemoval
 from reconciler.errors import InvalidError
 from reconciler.oci.reference import Reference
 from reconciler.printable import printable

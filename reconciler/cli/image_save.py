@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.cli.context import Context
-from reconciler.engine.embedded.image_lookup import find_image
+from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.engine.embedded.state import State, open_reader
 from reconciler.errors import UsageError
 from reconciler.linux import durable
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
-from reconciler.store.image_writer import SavedImage, Write, write_archive
+from reconciler.store.image_archive.writer import SavedImage, Write, write_archive
 from reconciler.store.images import ImageRecord
 
 

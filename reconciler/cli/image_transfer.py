@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from reconciler.cli.context import Context
 from reconciler.cli.table import size
-from reconciler.engine.embedded.adhoc_images import plain_hosts, pull_image
-from reconciler.engine.embedded.image_lookup import find_image
+from reconciler.engine.embedded.images.adhoc import plain_hosts, pull_image
+from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.engine.port import HostFacts
 from reconciler.errors import InvalidError
 from reconciler.model.resources import Pull

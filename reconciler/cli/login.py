@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.cli.context import Context, login_file
 from reconciler.clock import SystemClock
-from reconciler.engine.embedded.adhoc_images import plain_hosts
+from reconciler.engine.embedded.images.adhoc import plain_hosts
 from reconciler.engine.embedded.registries import make_client, recorded_facts
 from reconciler.engine.embedded.state import open_reader
 from reconciler.errors import AuthError, InvalidError, NotFoundError, UsageError

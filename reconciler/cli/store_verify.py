@@ -15,8 +15,8 @@ from reconciler.cli.table import size
 from reconciler.printable import printable
 
 if TYPE_CHECKING:
-    from reconciler.engine.embedded.repair import Repaired
-    from reconciler.store.damage import Damage, Report
+    from reconciler.engine.embedded.upkeep.repair import Repaired
+    from reconciler.store.check.damage import Damage, Report
 
 _SHOWN_DETAILS = 20
 _EVERY = 0.1  # seconds between two updates of the line on a terminal
@@ -27,14 +27,14 @@ def run(context: Context, options: argparse.Namespace) -> int:
     repaired: Sequence[Repaired] = ()
     progress = _Line(context)
     if options.repair:
-        from reconciler.engine.embedded.repair import repair_root
+        from reconciler.engine.embedded.upkeep.repair import repair_root
 
         with context.engine() as engine:
             before, repaired, report = repair_root(
                 engine, layers=options.layers, timeout=context.lock_timeout, progress=progress
             )
     else:
-        from reconciler.engine.embedded.verify import verify_root
+        from reconciler.engine.embedded.upkeep.verify import verify_root
 
         before = report = verify_root(context.root, layers=options.layers, progress=progress)
     progress.end()

@@ -11,15 +11,15 @@ from reconciler.cli.table import size
 from reconciler.printable import printable
 
 if TYPE_CHECKING:
-    from reconciler.engine.embedded.roots import Keeper
-    from reconciler.engine.embedded.why import Thing, Why
+    from reconciler.engine.embedded.upkeep.roots import Keeper
+    from reconciler.engine.embedded.upkeep.why import Thing, Why
 
 _KEEPERS = {"entry": "image", "tag": "name", "retention": "rule"}
 
 
 def run(context: Context, options: argparse.Namespace) -> int:
     """The chain from the thing to each reason for which it stays, or that gc frees it. Writes nothing."""
-    from reconciler.engine.embedded.why import Inquiry
+    from reconciler.engine.embedded.upkeep.why import Inquiry
 
     with context.engine() as engine:
         found = Inquiry(engine.view()).why(options.name)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from reconciler.errors import HostError
 from reconciler.linux import durable
-from reconciler.store import whiteout
 from reconciler.store.emptying import empty_directory
+from reconciler.store.layers import whiteout
 
 _PLACE = ".probe"
 _FLAGS = {

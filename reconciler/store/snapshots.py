@@ -12,7 +12,7 @@ from reconciler.errors import NotFoundError
 from reconciler.linux import durable, mounts
 from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.digest import Digest
-from reconciler.store import whiteout
+from reconciler.store.layers import whiteout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,10 +24,10 @@ from reconciler.oci.layers import chain_ids
 from reconciler.oci.manifest import Manifest
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
-from reconciler.store.compression import GzipWriter
-from reconciler.store.file_list import FileListWriter
+from reconciler.store.archive.compression import GzipWriter
 from reconciler.store.identity import prepare_root
 from reconciler.store.images import ImageRecord, LayerRecord, Name
+from reconciler.store.layers.file_list import FileListWriter
 
 _MTIME = 1_700_000_000
 _SHARED_BY = 20

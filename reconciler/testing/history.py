@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from reconciler.clock import SystemClock, rfc3339
-from reconciler.engine.embedded.collect import Collection, collect
-from reconciler.engine.embedded.container_rows import ContainerRow, Settings
+from reconciler.engine.embedded.containers.rows import ContainerRow, Settings
 from reconciler.engine.embedded.engine import EmbeddedEngine
-from reconciler.engine.embedded.image_removal import ImageRemoval
+from reconciler.engine.embedded.images.removal import ImageRemoval
 from reconciler.engine.embedded.state import State, WriterState, open_writer
+from reconciler.engine.embedded.upkeep.collect import Collection, collect
 from reconciler.errors import ReconcilerError
 from reconciler.oci import media
 from reconciler.oci.descriptor import Descriptor
@@ -35,7 +35,7 @@ from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Manifest
 from reconciler.oci.platform import Platform
 from reconciler.store.images import ImageRecord, LayerRecord, Name
-from reconciler.store.workers import Workers
+from reconciler.store.layers.workers import Workers
 from reconciler.testing.images import archive, entry
 
 PROGRAM = Path(sys.executable).with_name("reconciler")

@@ -1,6 +1,6 @@
 """What layers come to when they are applied one after the other, on a tree in memory.
 
-The judge of ``reconciler.store.unpack``: the rules of OCI's layer.md and of ours where that is silent, one obvious step
+The judge of ``store.layers.extract``: the rules of OCI's layer.md and of ours where that is silent, one obvious step
 after the other. A tree is what a container would see; ``mine`` marks what the layer that is being applied has itself,
 since a whiteout concerns only the layers below it.
 """

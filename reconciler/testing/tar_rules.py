@@ -1,6 +1,6 @@
 """What a tar archive says, by the rules of its formats, read in the slowest and plainest way.
 
-The judge of ``reconciler.store.archive``: it shares no code with it, holds the whole archive in memory and makes no
+The judge of ``store.archive.reader``: it shares no code with it, holds the whole archive in memory and makes no
 attempt to be quick. Where formats leave a choice, the choice is the one that the reader documents.
 """
 

@@ -90,13 +90,13 @@ class EmbeddedEngine:
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         if not pulls:
             return {}
-        from reconciler.engine.embedded.resolve import resolve_all
+        from reconciler.engine.embedded.images.resolve import resolve_all
 
         view = self.view()
         return resolve_all(pulls, view.state, partial(self.client, hosts), view.manifests)
 
     def observe(self, interest: Interest, hosts: HostFacts | None = None) -> Observed:
-        from reconciler.engine.embedded.tags import remote_tags
+        from reconciler.engine.embedded.images.tags import remote_tags
 
         view = self.view()
         self._facts = hosts

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.errors import InvalidError
-from reconciler.store.limits import DEFAULTS, Limits, read_limits
+from reconciler.store.archive.limits import DEFAULTS, Limits, read_limits
 
 _KNOWN = {"labels", "limits", "sysctls"}
 

@@ -11,14 +11,14 @@ from reconciler.engine.embedded.state import State
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from reconciler.engine.embedded.container_mounts import ContainerMounts
-    from reconciler.engine.embedded.containers import Containers
+    from reconciler.engine.embedded.containers.lifecycle import Containers
+    from reconciler.engine.embedded.containers.mounts import ContainerMounts
     from reconciler.engine.embedded.host import HostSettings
-    from reconciler.engine.embedded.images import Images
+    from reconciler.engine.embedded.images.intake import Images
+    from reconciler.engine.embedded.images.resolve import ManifestSource
+    from reconciler.engine.embedded.images.tags import Tags
     from reconciler.engine.embedded.observe import Observer
-    from reconciler.engine.embedded.recovery import Recovery
-    from reconciler.engine.embedded.resolve import ManifestSource
-    from reconciler.engine.embedded.tags import Tags
+    from reconciler.engine.embedded.upkeep.recovery import Recovery
     from reconciler.engine.embedded.wiring import Wiring
     from reconciler.oci.digest import Digest
     from reconciler.runtime.runtime import Runtime
@@ -79,37 +79,37 @@ class Machinery:
 
     @_Part
     def mounts(self) -> ContainerMounts:
-        from reconciler.engine.embedded.container_mounts import ContainerMounts
+        from reconciler.engine.embedded.containers.mounts import ContainerMounts
 
         return ContainerMounts(self.state)
 
     @_Part
     def containers(self) -> Containers:
-        from reconciler.engine.embedded.containers import Containers
+        from reconciler.engine.embedded.containers.lifecycle import Containers
 
         return Containers(self.state, self.runtime, self.wiring, self.mounts)
 
     @_Part
     def recovery(self) -> Recovery:
-        from reconciler.engine.embedded.recovery import Recovery
+        from reconciler.engine.embedded.upkeep.recovery import Recovery
 
         return Recovery(self.state, self.containers, self.mounts, self.wiring)
 
     @_Part
     def manifests(self) -> ManifestSource:
-        from reconciler.engine.embedded.resolve import ManifestSource
+        from reconciler.engine.embedded.images.resolve import ManifestSource
 
         return ManifestSource(self.state, self._fetched)
 
     @_Part
     def images(self) -> Images:
-        from reconciler.engine.embedded.images import Images
+        from reconciler.engine.embedded.images.intake import Images
 
         return Images(self.state, self.manifests, self._transfers())
 
     @_Part
     def tags(self) -> Tags:
-        from reconciler.engine.embedded.tags import Tags
+        from reconciler.engine.embedded.images.tags import Tags
 
         return Tags(self.state, self._transfers())
 

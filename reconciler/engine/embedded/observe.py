@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from reconciler.engine.embedded.container_rows import ContainerRow
-from reconciler.engine.embedded.containers import Containers
+from reconciler.engine.embedded.containers.lifecycle import Containers
+from reconciler.engine.embedded.containers.rows import ContainerRow
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.wiring import Wiring, without_stack
 from reconciler.errors import NotFoundError

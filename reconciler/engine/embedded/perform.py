@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from reconciler.engine.embedded import load, volumes
-from reconciler.engine.embedded.commit import commit_container
-from reconciler.engine.embedded.container_rows import ContainerRow
+from reconciler.engine.embedded.containers import volumes
+from reconciler.engine.embedded.containers.rows import ContainerRow
+from reconciler.engine.embedded.images import load
+from reconciler.engine.embedded.images.commit import commit_container
+from reconciler.engine.embedded.images.unpacking import unpack_image
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.records import EntryRow
-from reconciler.engine.embedded.repair_blobs import BlobSource
-from reconciler.engine.embedded.unpacking import unpack_image
+from reconciler.engine.embedded.upkeep.repair_blobs import BlobSource
 from reconciler.engine.port import Outcome, Progress, ProgressEvent
 from reconciler.errors import ConflictError, HostError, NotFoundError
 from reconciler.model import action as act

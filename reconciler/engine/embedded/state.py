@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reconciler.engine.embedded.ages import ClockTable
-from reconciler.engine.embedded.container_rows import ContainerTable
+from reconciler.engine.embedded.containers.rows import ContainerTable
+from reconciler.engine.embedded.containers.volumes import VolumeTable
 from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
 from reconciler.engine.embedded.schema import ENGINE
-from reconciler.engine.embedded.volumes import VolumeTable
+from reconciler.engine.embedded.upkeep.ages import ClockTable
 from reconciler.errors import HostError, InvalidError
 from reconciler.log import Logger
 from reconciler.oci import media
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
+from reconciler.store.collection.leases import LeaseTable
 from reconciler.store.content import ContentStore
 from reconciler.store.database import FILE, Database, WritableDatabase
 from reconciler.store.identity import PLACE, RUN, Identity, claim_identity, read_identity
 from reconciler.store.images import ImageRecord, ImageTable, NameTable
-from reconciler.store.layers import Layers
-from reconciler.store.leases import LeaseTable
+from reconciler.store.layers.table import Layers
 from reconciler.store.readonly import ReadOnlyDatabase
 from reconciler.store.schema import STORE
 from reconciler.store.snapshots import Snapshots

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from reconciler.engine.embedded.containers import Containers
+from reconciler.engine.embedded.containers.lifecycle import Containers
 from reconciler.engine.embedded.state import State
 from reconciler.engine.port import Event
 from reconciler.errors import NotFoundError

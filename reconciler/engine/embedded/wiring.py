@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from reconciler.engine.embedded.container_rows import ContainerRow
+from reconciler.engine.embedded.containers.rows import ContainerRow
 from reconciler.engine.embedded.records import NetworkRow
 from reconciler.engine.embedded.state import State
 from reconciler.errors import ConflictError, HostError, NotFoundError, RefusedError

@@ -14,11 +14,11 @@ import pytest
 
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.perform import opener
-from reconciler.engine.embedded.verify import verify_root
+from reconciler.engine.embedded.upkeep.verify import verify_root
 from reconciler.model.address import Address
 from reconciler.model.resources import Container, FileContent, Import
 from reconciler.oci.digest import Digest
-from reconciler.store.damage import Report
+from reconciler.store.check.damage import Report
 from reconciler.store.identity import RUN
 from reconciler.store.images import ImageRecord, Name
 from reconciler.testing.images import archive, busybox_archive

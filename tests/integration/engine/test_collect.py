@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.main import main
-from reconciler.engine.embedded.ages import Moment
-from reconciler.engine.embedded.collect import Collection, collect
-from reconciler.engine.embedded.container_rows import ContainerRow, Settings
+from reconciler.engine.embedded.containers.rows import ContainerRow, Settings
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.state import SCHEMAS, WriterState
+from reconciler.engine.embedded.upkeep.ages import Moment
+from reconciler.engine.embedded.upkeep.collect import Collection, collect
 from reconciler.engine.port import Generation, GenerationEntry
 from reconciler.errors import HostError
 from reconciler.linux import mounts, watch

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.clock import SystemClock
-from reconciler.engine.embedded.images import Images
-from reconciler.engine.embedded.resolve import ManifestSource
+from reconciler.engine.embedded.images.intake import Images
+from reconciler.engine.embedded.images.resolve import ManifestSource
 from reconciler.engine.embedded.state import SCHEMAS, WriterState
 from reconciler.errors import IntegrityError, InvalidError, RegistryError
 from reconciler.oci import media
@@ -29,11 +29,11 @@ from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.registry.client import RegistryClient
 from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
 from reconciler.store.database import WritableDatabase
-from reconciler.store.file_list import listing, read_file_list
 from reconciler.store.identity import claim_identity
+from reconciler.store.layers.file_list import listing, read_file_list
 from reconciler.testing.scripted_registry import FOREVER, ScriptedRegistry, Step
 
 pytestmark = pytest.mark.root

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engine.embedded.container_rows import ContainerRow
+from reconciler.engine.embedded.containers.rows import ContainerRow
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.perform import opener

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reconciler.engine.embedded.collect import Collection
 from reconciler.engine.embedded.engine import EmbeddedEngine
-from reconciler.engine.embedded.rebuild import RECOVERED
-from reconciler.engine.embedded.repair import repair_root
 from reconciler.engine.embedded.state import open_reader
+from reconciler.engine.embedded.upkeep.collect import Collection
+from reconciler.engine.embedded.upkeep.rebuild import RECOVERED
+from reconciler.engine.embedded.upkeep.repair import repair_root
 from reconciler.engine.port import Generation
 from reconciler.errors import HostError
 from reconciler.linux import watch
 from reconciler.oci.digest import Digest
-from reconciler.store.damage import Repaired, Report
+from reconciler.store.check.damage import Repaired, Report
 from reconciler.testing.faults import FaultAt
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler.engine.embedded.engine import EmbeddedEngine
-from reconciler.engine.embedded.verify import verify_root
+from reconciler.engine.embedded.upkeep.verify import verify_root
 from reconciler.linux import mounts
 from reconciler.oci.digest import Digest
-from reconciler.store.damage import Report
+from reconciler.store.check.damage import Report
 
 if TYPE_CHECKING:
     from .conftest import Scene
@@ -233,7 +233,7 @@ def test_a_store_at_work_raises_no_false_alarm(scene: Scene) -> None:
 _AT_WORK = """
 import sys
 from pathlib import Path
-from reconciler.engine.embedded.collect import Collection
+from reconciler.engine.embedded.upkeep.collect import Collection
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.perform import opener
 from reconciler.model.resources import FileContent, Import

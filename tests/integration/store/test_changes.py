@@ -22,12 +22,12 @@ import pytest
 from reconciler.errors import InvalidError
 from reconciler.linux import mounts
 from reconciler.linux.tree import remove_tree
-from reconciler.store.archive import ArchiveReader, Entry, Source
-from reconciler.store.changes import changes, listed
-from reconciler.store.comparison import Difference, differences
-from reconciler.store.diff import commit_layer
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
+from reconciler.store.archive.reader import ArchiveReader, Entry, Source
+from reconciler.store.layers.changes import changes, listed
+from reconciler.store.layers.comparison import Difference, differences
+from reconciler.store.layers.diff import commit_layer
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
 from reconciler.testing.trees import found
 
 pytestmark = pytest.mark.root

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.store import whiteout
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
-from reconciler.store.compare import compare
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
+from reconciler.store.check.compare import compare
+from reconciler.store.layers import whiteout
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
 
 pytestmark = pytest.mark.root
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from reconciler.errors import ReconcilerError
 from reconciler.linux.tree import remove_tree
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
+from reconciler.store.archive.limits import DEFAULTS
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
 from reconciler.store.arrival import Arrival
-from reconciler.store.limits import DEFAULTS
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
-from reconciler.store.worker_messages import Descriptors
-from reconciler.store.workers import Workers
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
+from reconciler.store.layers.worker_messages import Descriptors
+from reconciler.store.layers.workers import Workers
 from tests.integration.store.test_file_list import members, on_disk
 
 pytestmark = pytest.mark.root

@@ -17,7 +17,7 @@ from random import Random
 
 import pytest
 
-from reconciler.engine.embedded.verify import verify_root
+from reconciler.engine.embedded.upkeep.verify import verify_root
 from reconciler.linux.watch import Operation, Phase
 from reconciler.testing import crash, invariants
 from reconciler.testing.crash import Ended, Spot

@@ -14,10 +14,10 @@ import pytest
 from reconciler.errors import HostError
 from reconciler.linux import mounts
 from reconciler.oci.digest import Digest
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
 from reconciler.store.database import WritableDatabase
-from reconciler.store.layers import Layers
+from reconciler.store.layers.table import Layers
 from reconciler.store.schema import STORE
 from reconciler.store.snapshots import Snapshots
 

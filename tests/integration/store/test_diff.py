@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 
 from reconciler.errors import ConflictError, InvalidError
 from reconciler.linux import mounts
-from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
-from reconciler.store.changes import changes
-from reconciler.store.diff import Archive, CommittedLayer, commit_layer
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
+from reconciler.store.archive.reader import ArchiveReader, Entry, Kind, Source
+from reconciler.store.layers.changes import changes
+from reconciler.store.layers.diff import Archive, CommittedLayer, commit_layer
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
 
 pytestmark = pytest.mark.root
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.linux import mounts
-from reconciler.store.diff import commit_layer
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
+from reconciler.store.layers.diff import commit_layer
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
 from reconciler.testing.trees import Seen, found
 
 # Names here are bytes, which pathlib does not take.

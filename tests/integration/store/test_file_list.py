@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from reconciler.errors import IntegrityError, NotFoundError, ReconcilerError
 from reconciler.linux.tree import remove_tree
-from reconciler.store import whiteout
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
-from reconciler.store.file_list import FileListWriter, Listed, Recorded, RecordedKind, listing, read_file_list
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
+from reconciler.store.layers import whiteout
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.file_list import FileListWriter, Listed, Recorded, RecordedKind, listing, read_file_list
+from reconciler.store.layers.lower import LowerLayers
 
 pytestmark = pytest.mark.root
 

@@ -13,11 +13,11 @@ import pytest
 from reconciler.errors import HostError
 from reconciler.linux.tree import mount_points_below, remove_tree
 from reconciler.oci.digest import Digest
+from reconciler.store.collection.gc import GarbageCollector
+from reconciler.store.collection.leases import LeaseTable
 from reconciler.store.content import ContentStore
 from reconciler.store.database import Schema, WritableDatabase
-from reconciler.store.gc import GarbageCollector
 from reconciler.store.identity import claim_identity, read_identity
-from reconciler.store.leases import LeaseTable
 from reconciler.store.readonly import ReadOnlyDatabase
 from reconciler.store.schema import STORE
 

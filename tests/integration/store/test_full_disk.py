@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engine.embedded.verify import verify_root
+from reconciler.engine.embedded.upkeep.verify import verify_root
 from reconciler.testing import crash, invariants
 from reconciler.testing.workload import Part, Workload
 

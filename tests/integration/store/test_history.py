@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from reconciler.engine.embedded.collect import Collection, collect
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.state import open_writer
-from reconciler.engine.embedded.verify import verify_root
+from reconciler.engine.embedded.upkeep.collect import Collection, collect
+from reconciler.engine.embedded.upkeep.verify import verify_root
 from reconciler.store.identity import prepare_root
 from reconciler.testing.history import NAMES, check_image, samples
 from reconciler.testing.verdict import summary, violations

@@ -17,12 +17,12 @@ import zstandard
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError
 from reconciler.linux import watch
 from reconciler.oci.digest import Digest
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
 from reconciler.store.database import WritableDatabase
-from reconciler.store.layers import Layers
+from reconciler.store.layers.table import Layers
+from reconciler.store.layers.unpacking import Unpacking
 from reconciler.store.schema import STORE
-from reconciler.store.unpacking import Unpacking
 from reconciler.testing.faults import FaultAt
 
 pytestmark = pytest.mark.root

@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from reconciler.engine.embedded.verify import verify_root
+from reconciler.engine.embedded.upkeep.verify import verify_root
 from reconciler.testing import crash, invariants, powerloss
 from reconciler.testing.iolog import IoLog, Record
 from reconciler.testing.workload import Part, Workload

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from reconciler.engine.embedded.verify import verify_root
+from reconciler.engine.embedded.upkeep.verify import verify_root
 from reconciler.testing import crash, invariants
 from reconciler.testing.workload import Part, Workload
 

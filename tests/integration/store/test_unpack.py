@@ -17,10 +17,10 @@ import pytest
 from reconciler.errors import HostError, InvalidError
 from reconciler.linux import mounts
 from reconciler.linux.tree import remove_tree
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
 
 pytestmark = pytest.mark.root
 

@@ -21,13 +21,13 @@ import zstandard
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.linux import mounts
 from reconciler.linux.tree import remove_tree
+from reconciler.store.archive.limits import Limits
 from reconciler.store.arrival import Arrival
-from reconciler.store.compare import compare as compare_with_list
-from reconciler.store.limits import Limits
-from reconciler.store.lower import LowerLayers
-from reconciler.store.unpack import extract
-from reconciler.store.worker_messages import Descriptors
-from reconciler.store.workers import Workers
+from reconciler.store.check.compare import compare as compare_with_list
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
+from reconciler.store.layers.worker_messages import Descriptors
+from reconciler.store.layers.workers import Workers
 from reconciler.testing import archive_fuzz, layer_rules, tar_rules, trees
 
 pytestmark = pytest.mark.root

@@ -17,12 +17,12 @@ from reconciler import log
 from reconciler.errors import HostError, InvalidError, LimitError, ReconcilerError
 from reconciler.linux import mounts
 from reconciler.oci.digest import Digest
+from reconciler.store.archive.limits import DEFAULTS, Limits
 from reconciler.store.database import WritableDatabase
-from reconciler.store.layers import Layers
-from reconciler.store.limits import DEFAULTS, Limits
-from reconciler.store.lower import LowerLayers
+from reconciler.store.layers.extract import extract
+from reconciler.store.layers.lower import LowerLayers
+from reconciler.store.layers.table import Layers
 from reconciler.store.schema import STORE
-from reconciler.store.unpack import extract
 from reconciler.testing import archives
 from reconciler.testing.archives import END, pax
 

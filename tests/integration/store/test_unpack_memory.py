@@ -11,10 +11,10 @@ import pytest
 from isal import isal_zlib
 
 from reconciler.oci.digest import Digest
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import END, header
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import END, header
 from reconciler.store.database import WritableDatabase
-from reconciler.store.layers import Layers
+from reconciler.store.layers.table import Layers
 from reconciler.store.schema import STORE
 from tests.integration.store.test_workers import workers_of
 

@@ -21,16 +21,16 @@ import zstandard
 from reconciler.errors import HostError, IntegrityError, InvalidError, LimitError, ReconcilerError
 from reconciler.linux.processes import ProcessId
 from reconciler.oci.digest import Digest
-from reconciler.store.archive import Entry, Kind
-from reconciler.store.archive_writer import archive
+from reconciler.store.archive.limits import Limits
+from reconciler.store.archive.reader import Entry, Kind
+from reconciler.store.archive.writer import archive
 from reconciler.store.content import ContentStore
 from reconciler.store.database import WritableDatabase
-from reconciler.store.file_list import listing, read_file_list
-from reconciler.store.layers import Layers
-from reconciler.store.limits import Limits
+from reconciler.store.layers.file_list import listing, read_file_list
+from reconciler.store.layers.table import Layers
+from reconciler.store.layers.unpacking import Unpacking
+from reconciler.store.layers.workers import Workers
 from reconciler.store.schema import STORE
-from reconciler.store.unpacking import Unpacking
-from reconciler.store.workers import Workers
 
 pytestmark = pytest.mark.root
 
@@ -75,7 +75,7 @@ def children() -> set[int]:
 
 
 def workers_of(layers: Layers) -> set[int]:
-    return {pid for pid in children() if b"reconciler.store.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {pid for pid in children() if b"reconciler.store.layers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 BODY = random.Random(1).randbytes(3_000_000)
@@ -206,7 +206,7 @@ from pathlib import Path
 from tests.integration.store import test_workers as tests
 from reconciler.store.content import ContentStore
 from reconciler.store.database import WritableDatabase
-from reconciler.store.layers import Layers
+from reconciler.store.layers.table import Layers
 from reconciler.store.schema import STORE
 root = Path(sys.argv[1])
 layers = Layers(root, WritableDatabase(root, (STORE,)))

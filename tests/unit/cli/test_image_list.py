@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.main import main
-from reconciler.engine.embedded.image_listing import list_images
-from reconciler.engine.embedded.image_lookup import shown_name, split_name
+from reconciler.engine.embedded.images.listing import list_images
+from reconciler.engine.embedded.images.lookup import shown_name, split_name
 from reconciler.engine.embedded.state import SCHEMAS, WriterState
 from reconciler.oci import media
 from reconciler.oci.descriptor import Descriptor

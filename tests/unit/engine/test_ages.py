@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engine.embedded.ages import Ages, ClockTable, Moment, Stretch
 from reconciler.engine.embedded.state import SCHEMAS
+from reconciler.engine.embedded.upkeep.ages import Ages, ClockTable, Moment, Stretch
 from reconciler.store.database import WritableDatabase
 
 YEAR = 365 * 86400.0

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.engine.embedded.images.resolve import ManifestSource, resolve_all
 from reconciler.engine.embedded.perform import opener
 from reconciler.engine.embedded.registries import merged, recorded_facts
-from reconciler.engine.embedded.resolve import ManifestSource, resolve_all
-from reconciler.engine.embedded.retention import (
+from reconciler.engine.embedded.state import SCHEMAS, WriterState
+from reconciler.engine.embedded.upkeep.retention import (
     HISTORY,
     Rules,
     forgettable,
@@ -21,7 +22,6 @@ from reconciler.engine.embedded.retention import (
     last_wanted,
     rules_of,
 )
-from reconciler.engine.embedded.state import SCHEMAS, WriterState
 from reconciler.engine.port import Generation, GenerationEntry, HostFacts
 from reconciler.errors import ConflictError, RegistryError
 from reconciler.model.address import Address

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from reconciler.engine.embedded import volumes
-from reconciler.engine.embedded.container_mounts import ContainerMounts
-from reconciler.engine.embedded.container_rows import ContainerRow, Settings
-from reconciler.engine.embedded.name_files import NameFiles
-from reconciler.engine.embedded.recovery import Recovery
+from reconciler.engine.embedded.containers import volumes
+from reconciler.engine.embedded.containers.mounts import ContainerMounts
+from reconciler.engine.embedded.containers.name_files import NameFiles
+from reconciler.engine.embedded.containers.rows import ContainerRow, Settings
 from reconciler.engine.embedded.state import SCHEMAS, WriterState, was_cut_off
+from reconciler.engine.embedded.upkeep.recovery import Recovery
 from reconciler.errors import HostError
 from reconciler.linux import watch
 from reconciler.model.address import Address

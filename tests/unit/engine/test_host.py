@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.engine.embedded.host import HostSettings, read_host_settings
 from reconciler.errors import InvalidError
-from reconciler.store.limits import DEFAULTS, Limits
+from reconciler.store.archive.limits import DEFAULTS, Limits
 
 
 def settings(root: Path, text: str) -> HostSettings:

@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
-from reconciler.engine.embedded.images import Images
-from reconciler.engine.embedded.load import load_archive
+from reconciler.engine.embedded.images.intake import Images
+from reconciler.engine.embedded.images.load import load_archive
 from reconciler.errors import InvalidError
 from reconciler.testing.images import archive
 

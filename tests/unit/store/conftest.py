@@ -14,12 +14,12 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Manifest
 from reconciler.oci.platform import Platform
+from reconciler.store.collection.gc import GarbageCollector, GcPlan
+from reconciler.store.collection.leases import LeaseTable
+from reconciler.store.collection.marks import Root
 from reconciler.store.content import ContentStore
 from reconciler.store.database import WritableDatabase
-from reconciler.store.gc import GarbageCollector, GcPlan
 from reconciler.store.images import ImageRecord, ImageTable, LayerRecord, NameTable
-from reconciler.store.leases import LeaseTable
-from reconciler.store.marks import Root
 from reconciler.store.schema import STORE
 
 

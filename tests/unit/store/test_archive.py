@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.errors import IntegrityError, InvalidError, LimitError, ReconcilerError
-from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
-from reconciler.store.archive_writer import archive
-from reconciler.store.limits import DEFAULTS, Limits
+from reconciler.store.archive.limits import DEFAULTS, Limits
+from reconciler.store.archive.reader import ArchiveReader, Entry, Kind, Source
+from reconciler.store.archive.writer import archive
 from reconciler.testing import archives
 from reconciler.testing.archives import BLOCK, END, extended, file, pax
 

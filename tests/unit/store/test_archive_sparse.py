@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import InvalidError, LimitError
-from reconciler.store import sparse
-from reconciler.store.archive import ArchiveReader, Entry, Kind, Source
-from reconciler.store.limits import DEFAULTS, Limits
+from reconciler.store.archive import sparse
+from reconciler.store.archive.limits import DEFAULTS, Limits
+from reconciler.store.archive.reader import ArchiveReader, Entry, Kind, Source
 from reconciler.testing import archives
 from reconciler.testing.archives import END, Piece, file, old_sparse, pax, pax_sparse
 

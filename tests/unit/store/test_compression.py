@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.errors import IntegrityError, InvalidError
-from reconciler.store import compression
-from reconciler.store.compression import CHUNK, GzipWriter, decompress
+from reconciler.store.archive import compression
+from reconciler.store.archive.compression import CHUNK, GzipWriter, decompress
 
 
 def inflate(data: bytes) -> bytes:
@@ -135,7 +135,7 @@ def test_the_worst_frame_that_is_read_takes_less_than_200_mib(tmp_path: Path) ->
             writer.write(bytes(1 << 20))
     code = (
         "import sys\n"
-        "from reconciler.store.compression import decompress\n"
+        "from reconciler.store.archive.compression import decompress\n"
         "with open(sys.argv[1], 'rb') as blob: assert sum(map(len, decompress(blob))) == 200 << 20\n"
         # Not getrusage: what it tells begins with the parent's, before exec.
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"

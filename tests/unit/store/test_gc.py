@@ -20,10 +20,10 @@ from reconciler.linux.tree import disk_usage
 from reconciler.oci import media
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
-from reconciler.store.gc import Garbage, GcPlan
+from reconciler.store.collection.gc import Garbage, GcPlan
+from reconciler.store.collection.marks import Marker, Root
+from reconciler.store.collection.removal import Removal
 from reconciler.store.images import Name
-from reconciler.store.marks import Marker, Root
-from reconciler.store.removal import Removal
 from reconciler.testing.faults import FaultAt
 
 from .conftest import Store

@@ -22,9 +22,9 @@ from reconciler.oci import media
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from reconciler.oci.platform import Platform
-from reconciler.store import image_files
-from reconciler.store.image_archive import ArchivedImage, Candidate, images_of
-from reconciler.store.image_files import ArchiveFiles, DirectoryFiles, seekable
+from reconciler.store.image_archive import files as image_files
+from reconciler.store.image_archive.files import ArchiveFiles, DirectoryFiles, seekable
+from reconciler.store.image_archive.reader import ArchivedImage, Candidate, images_of
 
 HERE = Platform.parse("linux/amd64")
 ARM = Platform.parse("linux/arm64")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler.oci.digest import Digest
-from reconciler.store import leases as leases_module
-from reconciler.store.leases import LeaseTable
+from reconciler.store.collection import leases as leases_module
+from reconciler.store.collection.leases import LeaseTable
 
 if TYPE_CHECKING:
     from .conftest import Store
@@ -24,7 +24,7 @@ import os, signal, sys
 from pathlib import Path
 from reconciler.oci.digest import Digest
 from reconciler.store.database import WritableDatabase
-from reconciler.store.leases import LeaseTable
+from reconciler.store.collection.leases import LeaseTable
 from reconciler.store.schema import STORE
 LeaseTable(WritableDatabase(Path(sys.argv[1]), (STORE,))).take("pull one", [Digest.of(b"one")])
 os.kill(os.getpid(), signal.SIGKILL)

@@ -10,9 +10,9 @@ import pytest
 import zstandard
 
 from reconciler.errors import InvalidError, LimitError
-from reconciler.store.archive import ArchiveReader, Source
-from reconciler.store.compression import decompress
-from reconciler.store.limits import DEFAULTS, Limits, read_limits
+from reconciler.store.archive.compression import decompress
+from reconciler.store.archive.limits import DEFAULTS, Limits, read_limits
+from reconciler.store.archive.reader import ArchiveReader, Source
 from reconciler.testing import archives
 from reconciler.testing.archives import END, file
 

@@ -1,0 +1,1 @@
+"""Images: pulled, loaded, built, committed, named, listed and removed."""

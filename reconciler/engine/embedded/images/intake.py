@@ -1,0 +1,362 @@
+"""Images: from a registry or an archive into the store. Commits are in ``commit``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from reconciler.clock import SystemClock, rfc3339
+from reconciler.engine.embedded.images.build import new_config
+from reconciler.engine.embedded.images.resolve import ManifestSource, check_platform
+from reconciler.engine.embedded.state import State
+from reconciler.engine.embedded.upkeep.repair_blobs import put_aside_damaged
+from reconciler.errors import IntegrityError, InvalidError, ReconcilerError
+from reconciler.model.resources import Import
+from reconciler.oci import media
+from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
+from reconciler.oci.descriptor import Descriptor
+from reconciler.oci.digest import Digest
+from reconciler.oci.layers import chain_ids
+from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
+from reconciler.oci.platform import Platform
+from reconciler.oci.reference import Reference
+from reconciler.store.archive.compression import GzipWriter, decompress
+from reconciler.store.collection.leases import Lease
+from reconciler.store.images import ImageRecord, LayerRecord
+from reconciler.store.layers.unpacking import Unpacking
+
+if TYPE_CHECKING:
+    from reconciler.registry.client import RegistryClient
+    from reconciler.store.archive.limits import Limits
+    from reconciler.store.arrival import Arrival
+    from reconciler.store.image_archive.reader import ArchivedImage
+    from reconciler.store.layers.workers import Workers
+
+ItemProgress = Callable[[str, str, int, int | None], None]
+"""What, its state, bytes done, bytes in all."""
+
+
+class Images:
+    """Brings images into the store. Each method takes a lease before its first byte, so gc never races it."""
+
+    def __init__(self, state: State, manifests: ManifestSource, transfers: Executor) -> None:
+        self._state = state
+        self._manifests = manifests
+        self._transfers = transfers
+
+    @property
+    def spool(self) -> Path:
+        """A directory for temporary files, on the filesystem that images are kept on."""
+        return self._state.root
+
+    # From a registry
+
+    def pull(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        digest: Digest,
+        index: Digest | None,
+        progress: ItemProgress,
+        platform: Platform | None = None,
+        workers: Workers | None = None,
+    ) -> tuple[ImageRecord, int]:
+        """Makes the image with manifest ``digest`` complete on disk; the record and the bytes fetched.
+
+        What is there already is not fetched. Layers are fetched side by side and unpacked as they arrive, by
+        ``workers`` if they are started already (they stay their owner's). ``index``
+        is what the image was chosen from, and kept with it. A blob that proves damaged when it is read is put in the
+        quarantine and fetched again. Raises ``InvalidError`` before any layer is fetched when
+        the image is not for the ``platform`` asked for, or is another than the index says.
+        """
+        implied = Platform.host() if index is not None and reference.digest != digest else None
+        wanted = platform or implied
+        known = self._state.images.get(digest)
+        if known is not None and self.complete(known) and (index is None or self._state.content.has(index)):
+            check_platform(reference, wanted, known.platform)
+            return known, 0
+        put_aside_damaged(self._state, [digest, *((index,) if index is not None else ())])
+        while True:
+            try:
+                return self._pull(client, reference, digest, index, progress, wanted, workers)
+            except (IntegrityError, InvalidError):
+                # What is damaged on this disk is out of the way then, and is fetched.
+                if not put_aside_damaged(self._state, self._parts(digest)):
+                    raise
+
+    def _pull(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        digest: Digest,
+        index: Digest | None,
+        progress: ItemProgress,
+        wanted: Platform | None,
+        workers: Workers | None,
+    ) -> tuple[ImageRecord, int]:
+        with (
+            self._state.leases.take(f"pull {reference.familiar}", [digest]) as lease,
+            nullcontext(workers) if workers is not None else self._state.layers.workers() as started,
+        ):
+            data = self._manifests.get(client, reference, digest)
+            manifest = _image_manifest(data, reference)
+            lease.add(blob.digest for blob in manifest.blobs)
+            self._state.content.put(data)
+            index_data = self._manifests.get(client, reference, index) if index is not None else None
+            if index is not None and index_data is not None:
+                lease.add([index])
+                self._state.content.put(index_data)
+            fetched = self._fetch(client, reference, manifest.config, progress)
+            config = self._config(manifest.config)
+            check_platform(reference, wanted, config.platform)
+            _check_entry(index_data, digest, config)
+            _check_layers(manifest, config)
+            fetched += self._layers(client, reference, manifest, config, lease, progress, started)
+            with self._state.database.transaction():
+                record = self._record(digest, manifest, config, index)
+                self._state.images.add_repository(digest, reference.name)
+            return record, fetched
+
+    def _parts(self, digest: Digest) -> list[Digest]:
+        """The blobs that the manifest ``digest`` names, as far as it can be read here."""
+        try:
+            manifest = _image_manifest(self._state.content.read(digest, MAX_MANIFEST_BYTES), None)
+        except ReconcilerError:
+            return []
+        return [blob.digest for blob in manifest.blobs]
+
+    def _layers(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        manifest: Manifest,
+        config: ImageConfig,
+        lease: Lease,
+        progress: ItemProgress,
+        workers: Workers,
+    ) -> int:
+        lease.add(chain_ids(config.diff_ids))
+        with self._state.layers.unpacking(config.diff_ids, workers) as unpacking:
+            jobs = [
+                self._transfers.submit(self._layer, client, reference, layer, at, unpacking, progress)
+                for at, layer in enumerate(manifest.layers)
+            ]
+            fetched = _all(jobs, unpacking)
+            for at in unpacking.missing:
+                unpacking.wait(at)
+                progress(manifest.layers[at].digest.short, "done", manifest.layers[at].size, manifest.layers[at].size)
+            unpacking.publish()
+        return fetched
+
+    def _layer(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        layer: Descriptor,
+        at: int,
+        unpacking: Unpacking,
+        progress: ItemProgress,
+    ) -> int:
+        """Fetches one layer, whose unpack follows. It may go on when this returns."""
+        if at not in unpacking.missing:
+            fetched = self._fetch(client, reference, layer, progress)
+            progress(layer.digest.short, "done" if fetched else "already exists", layer.size, layer.size)
+            return fetched
+        try:
+            arrival = unpacking.arrival(at, layer.digest)
+            fetched = self._fetch(client, reference, layer, progress, arrival)
+            with self._state.content.open(layer.digest) as blob:
+                arrival.complete(blob.fileno())
+        except BaseException as error:
+            unpacking.abandon(error)
+            raise
+        progress(layer.digest.short, "extracting", 0, layer.size)
+        return fetched
+
+    def _fetch(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        descriptor: Descriptor,
+        progress: ItemProgress,
+        arrival: Arrival | None = None,
+    ) -> int:
+        """Fetches one blob unless it is there; the bytes that came over the network. ``arrival`` may follow it."""
+        fetched = 0
+
+        def count(more: int) -> None:
+            nonlocal fetched
+            fetched += more
+            progress(descriptor.digest.short, "downloading", min(fetched, descriptor.size), descriptor.size)
+
+        with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
+            if not ingest.present and descriptor.data is not None:
+                ingest.restart()
+                ingest.write(descriptor.data)
+                ingest.commit()
+            elif not ingest.present:
+                if arrival is not None:
+                    ingest.follow(arrival)
+                client.blob(reference, descriptor, ingest, count)
+                ingest.commit()
+        return fetched
+
+    # From an archive
+
+    def import_archive(self, source: Import, opener: Callable[[], BinaryIO]) -> ImageRecord:
+        """One layer from a root filesystem archive. The same archive and config give the same image."""
+        with (
+            self._state.leases.take(f"import {source.archive.path}") as lease,
+            self._state.content.new_blob() as blob,
+            opener() as archive,
+        ):
+            diff_id = _copy_layer(archive, blob.write, self._state.layers.limits)
+            size = blob.offset
+            lease.add([blob.digest()])
+            digest = blob.commit()
+            layer = Descriptor(media.OCI_LAYER_GZIP, digest, size)
+            config = new_config(source.config, source.platform or Platform.host(), diff_id)
+            return self._build(config, (layer,), {}, lease)
+
+    def add_image(self, archived: ArchivedImage, purpose: str) -> ImageRecord:
+        """The image of an archive that is being loaded, complete on disk. Digests and sizes are verified."""
+        digest = Digest.of(archived.manifest)
+        manifest = _image_manifest(archived.manifest, None)
+        index = Digest.of(archived.index) if archived.index is not None else None
+        with self._state.leases.take(purpose, [digest, *(blob.digest for blob in manifest.blobs)]) as lease:
+            self._state.content.put(archived.manifest)
+            if index is not None and archived.index is not None:
+                lease.add([index])
+                self._state.content.put(archived.index)
+            self._ingest(archived, manifest.config)
+            config = self._config(manifest.config)
+            _check_layers(manifest, config)
+            _check_entry(archived.index, digest, config)
+            for layer in manifest.layers:
+                self._ingest(archived, layer)
+            self._unpack(manifest.layers, config, lease)
+            return self._record(digest, manifest, config, index)
+
+    def _ingest(self, archived: ArchivedImage, descriptor: Descriptor) -> None:
+        with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
+            if not ingest.present:
+                ingest.restart()
+                with archived.blob(descriptor) as source:
+                    while chunk := source.read(1 << 20):
+                        ingest.write(chunk)
+                ingest.commit()
+
+    # Parts
+
+    def complete(self, record: ImageRecord) -> bool:
+        """Whether all of an image is there: its layers are unpacked when a container needs them (``State.unpack``)."""
+        return all(self._state.content.has(blob) for blob in record.blobs)
+
+    def _build(
+        self, config_data: bytes, layers: Sequence[Descriptor], annotations: dict[str, str], lease: Lease
+    ) -> ImageRecord:
+        config_digest = Digest.of(config_data)
+        descriptor = Descriptor(media.OCI_CONFIG, config_digest, len(config_data))
+        data = Manifest.build(descriptor, tuple(layers), annotations)
+        digest = Digest.of(data)
+        lease.add([config_digest, digest])
+        self._state.content.put(config_data)
+        self._state.content.put(data)
+        manifest = _image_manifest(data, None)
+        config = ImageConfig.parse(config_data)
+        self._unpack(manifest.layers, config, lease)
+        return self._record(digest, manifest, config, None)
+
+    def _unpack(self, layers: Sequence[Descriptor], config: ImageConfig, lease: Lease) -> None:
+        lease.add(chain_ids(config.diff_ids))
+        with self._state.layers.unpacking(config.diff_ids) as unpacking:
+            for at in unpacking.missing:
+                with self._state.content.open(layers[at].digest) as source:
+                    unpacking.unpack(at, source, layers[at].digest)
+            unpacking.publish()
+
+    def _config(self, descriptor: Descriptor) -> ImageConfig:
+        return ImageConfig.parse(self._state.content.read(descriptor.digest, MAX_CONFIG_BYTES))
+
+    def _record(self, digest: Digest, manifest: Manifest, config: ImageConfig, index: Digest | None) -> ImageRecord:
+        size = sum(blob.size for blob in manifest.blobs) + self._state.content.size(digest)
+        layers = tuple(
+            LayerRecord(layer.digest, layer.size, layer.media_type, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        )
+        record = ImageRecord(
+            digest,
+            manifest.media_type,
+            manifest.config,
+            layers,
+            index,
+            config.platform,
+            size,
+            config.created,
+            rfc3339(SystemClock().now()),
+        )
+        self._state.images.add(record)
+        return record
+
+
+def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
+    """The bytes of all jobs; what made them fail once all have ended, so that none runs on behind it."""
+    failure: BaseException | None = None
+    total = 0
+    for job in jobs:
+        try:
+            total += job.result()
+        except BaseException as error:  # noqa: BLE001  raised below
+            unpacking.abandon(error)
+            failure = failure or error
+    if failure is not None:
+        raise unpacking.failure or failure
+    return total
+
+
+def _image_manifest(data: bytes, reference: Reference | None) -> Manifest:
+    manifest = parse_manifest(data)
+    if isinstance(manifest, Index) or not manifest.is_image:
+        what = reference.familiar if reference else str(Digest.of(data))
+        raise InvalidError(f"{what} is no image that can be run", hint="only images for one platform can be pulled")
+    return manifest
+
+
+def _check_entry(index: bytes | None, digest: Digest, config: ImageConfig) -> None:
+    """Raises ``InvalidError`` when the image is for another machine than its ``index`` says."""
+    parsed = parse_manifest(index) if index is not None else None
+    said = parsed.platform_of(digest) if isinstance(parsed, Index) else None
+    found = config.platform
+    if said is not None and (said.os, said.architecture) != (found.os, found.architecture):
+        raise InvalidError(
+            f"the image is for {found}, not for {said} as its index says",
+            hint=f"to have it all the same, pull it as @{digest}",
+        )
+
+
+def _check_layers(manifest: Manifest, config: ImageConfig) -> None:
+    if len(manifest.layers) != len(config.diff_ids):
+        raise InvalidError(
+            f"the manifest has {len(manifest.layers)} layers, but the config {len(config.diff_ids)} diff IDs",
+            hint="the image is broken where it was built: ask its publisher, or use another tag",
+        )
+    for layer in manifest.layers:
+        if layer.media_type not in media.LAYERS:
+            raise InvalidError(
+                f"layer {layer.digest} has the unsupported type {layer.media_type[:100]!a}",
+                hint="encrypted and non-tar layers cannot be unpacked",
+            )
+
+
+def _copy_layer(archive: BinaryIO, write: Callable[[bytes], object], limits: Limits) -> Digest:
+    """Writes an archive, however it is compressed, as a gzip layer; the diff ID of what is in it."""
+    hasher, gzip = hashlib.sha256(), GzipWriter()
+    for chunk in decompress(archive, limits):
+        hasher.update(chunk)
+        write(gzip.compress(chunk))
+    write(gzip.finish())
+    return Digest("sha256:" + hasher.hexdigest())

@@ -1,0 +1,1 @@
+"""Keeping a root in order: recovery, collection, verification and repair."""

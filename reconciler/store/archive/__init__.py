@@ -1,0 +1,1 @@
+"""Tar archives as layers have them: read within bounds, written deterministically, compressed or not."""

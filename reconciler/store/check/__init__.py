@@ -1,0 +1,1 @@
+"""Checking the store: what its rows claim against what is on disk."""

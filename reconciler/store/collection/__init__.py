@@ -1,0 +1,1 @@
+"""Garbage collection: leases protect, marks say what stays, and the rest goes in short turns."""

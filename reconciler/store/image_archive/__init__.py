@@ -1,0 +1,1 @@
+"""Images in archives: OCI layouts and docker-archives, read and written."""
