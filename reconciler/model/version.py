@@ -1,10 +1,10 @@
 """Tags as versions, and ranges of versions: Semantic Versioning, read as registries use it.
 
 A tag may begin with ``v``, leave out parts (``1.4`` counts as 1.4.0), have leading zeros (``24.04``) and write build
-metadata with ``_``, since ``+`` is no character of a tag. Ranges are npm's: ``>=1.4 <2``, ``^1.2``, ``~1.2.3``, ``1.x``,
-``1.2 - 1.4``, ``||``; and ``!=``, and commas between comparators. Two rules are for registries, where ``1.4.2-alpine``
-is no prerelease but reads as one: a range takes prereleases when it names one, anywhere within its bounds (``>=1.4-0``),
-and ``<2`` leaves out those of 2.
+metadata with ``_``, since ``+`` is no character of a tag. Ranges are npm's: ``>=1.4 <2``, ``^1.2``, ``~1.2.3``,
+``1.x``, ``1.2 - 1.4``, ``||``; also ``!=``, and commas between comparators. Two rules are for registries, where what
+reads as a prerelease is often a variant (``1.4.2-alpine``): a range that names a prerelease takes all within its bounds
+(``>=1.4-0``), and ``<2`` leaves out those of 2.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VERSION = re.compile(rf"[vV]?({_NUMBER})(?:\.({_NUMBER}))?(?:\.({_NUMBER}))?{_S
 _PART = rf"(?:{_NUMBER}|[xX*])"
 _PARTIAL = rf"[vV]?{_PART}(?:\.{_PART}){{0,2}}{_SUFFIX.replace('?P<pre>', '?:')}"
 _HYPHEN = re.compile(rf"\s*({_PARTIAL})\s+-\s+({_PARTIAL})\s*", re.ASCII)
-_COMPARATOR = re.compile(rf"\s*(>=|<=|!=|>|<|=|\^|~)?\s*({_PARTIAL})\s*(?:,\s*(?=\S)|(?<=\s)|$)", re.ASCII)
+_COMPARATOR = re.compile(rf"\s*(>=|<=|!=|>|<|=|\^|~)?\s*({_PARTIAL})(?:\s*,\s*(?=\S)|\s+|(?=[<>=!^~])|$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
