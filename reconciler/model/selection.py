@@ -61,7 +61,7 @@ def select(tags: Iterable[str], selection: TagSelection, first_seen: Mapping[str
     ``first_seen`` tells when this root first saw a tag with the digest that it has now, in seconds since the epoch as
     ``now`` is; a tag that it does not hold is seen now. The newest is the highest version where ``semver`` is given or
     all tags that the patterns leave are versions, and of equal ones (1.4, v1.4.0) the one with more parts; else it is
-    the last by name, numbers within names compared as numbers. Raises ``InvalidError`` for a malformed pattern or range.
+    the last by name, numbers within names compared as numbers. Raises ``InvalidError`` for what is no pattern or range.
     """
     wanted = Range.parse(selection.semver) if selection.semver else None
     listed = set(tags)
