@@ -83,6 +83,32 @@ class Catalog:
 
     def referrers(self, reference: Reference, artifact_type: str) -> tuple[Descriptor, ...]:
         """See ``RegistryClient.referrers``."""
+        found = self._by_api(reference, artifact_type)
+        if found is None:
+            assert reference.digest is not None
+            found = self._by_tag(self._hosts.origin(reference.registry), reference, reference.digest)
+        return tuple(entry for entry in found.values() if artifact_type in ("", entry.artifact_type))
+
+    def listed_referrers(self, reference: Reference) -> tuple[Descriptor, ...] | None:
+        """See ``RegistryClient.listed_referrers``."""
+        found = self._by_api(reference, "")
+        return None if found is None else tuple(found.values())
+
+    def has_manifest(self, reference: Reference) -> bool:
+        """See ``RegistryClient.has_manifest``."""
+        endpoint = self._hosts.origin(reference.registry)
+        ask = Ask(
+            f"manifest {reference.digest} of {reference.repository}",
+            "HEAD",
+            endpoint.url(reference.repository, f"manifests/{reference.digest}"),
+            endpoint.scope(reference.repository, "pull"),
+            headers={"Accept": media.ACCEPT_MANIFEST},
+            # 405: a server without HEAD; it will take the manifest again.
+            statuses=(200, 404, 405),
+        )
+        return self._patience.retry(self._patience.attempts(endpoint), partial(self._status, endpoint, ask)) == 200
+
+    def _by_api(self, reference: Reference, artifact_type: str) -> dict[Digest, Descriptor] | None:
         if reference.digest is None:
             raise InvalidError(f"{reference} names no digest", hint="resolve the tag first")
         endpoint = self._hosts.origin(reference.registry)
@@ -94,8 +120,8 @@ class Catalog:
             for page in self._pages(endpoint, reference, what, first, {"Accept": media.OCI_INDEX}):
                 found |= _entries(page)
         except NotFoundError:
-            found = self._by_tag(endpoint, reference, reference.digest)
-        return tuple(entry for entry in found.values() if artifact_type in ("", entry.artifact_type))
+            return None
+        return found
 
     def _by_tag(self, endpoint: Endpoint, reference: Reference, digest: Digest) -> dict[Digest, Descriptor]:
         """What a registry without the API has under the tag that clients keep instead ("Referrers Tag Schema")."""

@@ -167,6 +167,14 @@ class RegistryClient:
         """
         return self._catalog.referrers(reference, artifact_type)
 
+    def listed_referrers(self, reference: Reference) -> tuple[Descriptor, ...] | None:
+        """As ``referrers``, but None where the server has no such API."""
+        return self._catalog.listed_referrers(reference)
+
+    def has_manifest(self, reference: Reference) -> bool:
+        """Whether the origin has the manifest with the digest of ``reference``: one HEAD. Raises as ``resolve``."""
+        return self._catalog.has_manifest(reference)
+
     def delete_manifest(self, reference: Reference) -> bool:
         """Deletes the manifest with the digest of ``reference`` at the origin, and so every tag of it there.
 
