@@ -19,7 +19,7 @@ from reconciler.model.action import RemoveContainer, StartContainer
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
 from reconciler.model.desired import Desired, Resolution
-from reconciler.model.observed import Observed, ObservedContainer, ObservedImage
+from reconciler.model.observed import Interest, Observed, ObservedContainer, ObservedImage
 from reconciler.model.policy import PlanOptions
 from reconciler.model.resources import Container
 from reconciler.plan.interest import host_facts, interest_of, pulls_of
@@ -41,13 +41,21 @@ def prepare(desired: Desired, engine: Engine, pins: Mapping[Address, Resolution]
 
 
 def look(
-    desired: Desired, engine: Engine, options: PlanOptions, due: Collection[Address] = (), *, sizes: bool = False
+    desired: Desired,
+    engine: Engine,
+    options: PlanOptions,
+    due: Collection[Address] = (),
+    *,
+    sizes: bool = False,
+    exclude: Collection[Address] = (),
 ) -> tuple[Observed, Plan]:
     """Observes and plans. ``desired`` must come from ``prepare``. Writes nothing.
 
+    Syncs are asked about when a person asks or they are due, but for those to ``exclude``.
+
     With ``sizes`` the plan tells how much it discards. Only those containers are measured, in a second look.
     """
-    interest, facts = interest_of(desired), HostFacts(*host_facts(desired))
+    interest, facts = _interest(desired, options, exclude), HostFacts(*host_facts(desired))
     observed = engine.observe(interest, facts)
     made = make_plan(desired, observed, engine.capabilities, options, due)
     removed = frozenset(step.action.address for step in made.steps if isinstance(step.action, RemoveContainer))
@@ -95,7 +103,9 @@ class Session:
         with self.engine.turn(self.lock_timeout):
             # The first turn of a new root made its key: what was sealed before was sealed with nothing.
             self.desired = self.desired.sealed(self.engine.seal)
-            observed, plan = look(self.desired, self.engine, self._options(), self.due)
+            options = self._options()
+            observed, plan = look(self.desired, self.engine, options, self.due, exclude=exclude)
+            self.engine.note(_interest(self.desired, options, exclude), observed)
             ready = self._ready(plan, exclude)
             performed = run(
                 ready,
@@ -176,6 +186,12 @@ class Session:
         changed = any(result.status == "done" for result in self.results)
         failed = any(result.status in ("failed", "blocked") for result in self.results)
         return (changed or bool(self.desired.resources)) and not failed and plan.empty and not plan.errored
+
+
+def _interest(desired: Desired, options: PlanOptions, exclude: Collection[Address]) -> Interest:
+    interest = interest_of(desired)
+    syncs = {address: sync for address, sync in interest.syncs.items() if address not in exclude}
+    return replace(interest, syncs=syncs, only_due=not options.asked)
 
 
 def is_recorded(engine: Engine, desired: Desired, observed: Observed) -> bool:

@@ -12,12 +12,14 @@ import hmac
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import Literal
 
 from reconciler.clock import Clock, ManualClock
 from reconciler.engine.memory_containers import MemoryContainers, commit_key, fingerprint, is_job, share_a_port
+from reconciler.engine.memory_kept import Kept, drop, put, stacks_of
 from reconciler.engine.memory_registry import MemoryRegistry
+from reconciler.engine.memory_syncs import MemorySyncs
 from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
 from reconciler.errors import ConflictError, LockedError, NotFoundError, RegistryError
 from reconciler.model import action as act
@@ -35,6 +37,7 @@ from reconciler.model.observed import (
     ObservedImage,
     ObservedNetwork,
     ObservedResource,
+    ObservedSync,
     ObservedTag,
     ObservedVolume,
 )
@@ -43,19 +46,6 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.media import OCI_LAYER_GZIP
 from reconciler.oci.reference import Reference
-
-
-@dataclass(slots=True)
-class _Facts:
-    """Everything but containers that the root holds."""
-
-    facts: dict[Address, ObservedFact] = field(default_factory=dict)
-    networks: dict[Address, ObservedNetwork] = field(default_factory=dict)
-    volumes: dict[Address, ObservedVolume] = field(default_factory=dict)
-    images: dict[Address, ObservedImage] = field(default_factory=dict)
-    tags: dict[Address, ObservedTag] = field(default_factory=dict)
-    manifests: dict[Digest, tuple[Descriptor, ...]] = field(default_factory=dict)
-    pulled: dict[str, Digest] = field(default_factory=dict)
 
 
 class MemoryEngine:
@@ -79,8 +69,9 @@ class MemoryEngine:
         self.performed: list[act.Action] = []
         self.volume_data: dict[Address, str] = {}
         self._capabilities = capabilities or Capabilities()
-        self._kept = _Facts()
+        self._kept = Kept()
         self._containers = MemoryContainers(self.clock)
+        self._syncs = MemorySyncs(self.registry, self.clock)
         self._sources: dict[str, frozenset[str]] = {}
         self._generations: list[Generation] = []
         self._lock = threading.RLock()
@@ -122,12 +113,13 @@ class MemoryEngine:
         with self._lock:
             from_source = self._sources.get(interest.source, frozenset()) if interest.source else frozenset()
             mine: dict[Address, ObservedResource] = {}
-            others: dict[Address, ObservedFact | ObservedTag | ObservedContainer] = {}
+            others: dict[Address, ObservedFact | ObservedTag | ObservedSync | ObservedContainer] = {}
             asked = None if interest.stacks is None else interest.stacks | from_source
             for address, found in self._everything(interest):
-                if asked is None or _stacks_of(address, found) & asked:
+                unowned = isinstance(found, ObservedSync) and not found.stack
+                if asked is None or unowned or stacks_of(address, found) & asked:
                     mine[address] = found
-                elif isinstance(found, (ObservedFact, ObservedTag, ObservedContainer)):
+                elif isinstance(found, (ObservedFact, ObservedTag, ObservedSync, ObservedContainer)):
                     others[address] = found
             for address in interest.remote_tags - mine.keys() - others.keys():
                 mine[address] = self._tag(address, interest)
@@ -139,7 +131,7 @@ class MemoryEngine:
                 root_id=self.root_id,
                 now=self.clock.now().timestamp(),
                 resources=mine,
-                leftovers=tuple(i for i in unnamed if asked is None or _stacks_of(i.address, i) & asked),
+                leftovers=tuple(i for i in unnamed if asked is None or stacks_of(i.address, i) & asked),
                 blobs=interest.blobs & {blob.digest for blobs in self._kept.manifests.values() for blob in blobs},
                 source_stacks=from_source,
                 other_stacks=others,
@@ -154,6 +146,7 @@ class MemoryEngine:
         yield from kept.images.items()
         for address in kept.tags:
             yield address, self._tag(address, interest)
+        yield from self._syncs.observed(interest)
         for found in self._containers.named():
             wanted = found.address in interest.fingerprints and not found.alive
             yield found.address, replace(found, fingerprint=fingerprint(found)) if wanted else found
@@ -185,6 +178,10 @@ class MemoryEngine:
                 self._sources[generation.source] = generation.stacks
             return number
 
+    def note(self, interest: Interest, observed: Observed) -> None:
+        with self._lock:
+            self._syncs.note(interest, observed)
+
     def generations(self) -> Sequence[Generation]:
         return tuple(self._generations)
 
@@ -201,7 +198,7 @@ class MemoryEngine:
     def _perform(self, action: act.Action) -> Outcome:
         match action:
             case act.SetFact():
-                return _put(self._kept.facts, action.address, ObservedFact(action.form, action.stacks))
+                return put(self._kept.facts, action.address, ObservedFact(action.form, action.stacks))
             case act.DropFact():
                 return self._drop_fact(action)
             case act.EnsureNetwork():
@@ -220,13 +217,15 @@ class MemoryEngine:
             case act.CommitImage():
                 return self._commit(action)
             case act.ReleaseImage():
-                return _drop(self._kept.images, action.address)
+                return drop(self._kept.images, action.address)
             case act.SetTag():
                 return self._set_tag(action)
             case act.DropTag():
-                return _drop(self._kept.tags, action.address)
+                return drop(self._kept.tags, action.address)
             case act.PushTag():
                 return self._push(action)
+            case act.SetSync() | act.DropSync() | act.CopyTag() | act.PruneTag():
+                return self._syncs.perform(action)
             case act.CreateContainer():
                 return self._create(action)
             case act.StartContainer():
@@ -241,30 +240,30 @@ class MemoryEngine:
     def _drop_fact(self, action: act.DropFact) -> Outcome:
         found = self._kept.facts.get(action.address)
         if found and action.remaining:
-            return _put(self._kept.facts, action.address, replace(found, stacks=action.remaining))
-        return _drop(self._kept.facts, action.address)
+            return put(self._kept.facts, action.address, replace(found, stacks=action.remaining))
+        return drop(self._kept.facts, action.address)
 
     def _ensure_network(self, action: act.EnsureNetwork) -> Outcome:
         found = self._kept.networks.get(action.address)
         if found and found.form.get("subnet") != action.form.get("subnet"):
             raise ConflictError(f"{action.address} exists with another subnet", hint="remove it first")
         turned_on, self.forwarding = self.forwarding != "on", "on"
-        return Outcome(_put(self._kept.networks, action.address, ObservedNetwork(action.form)).changed or turned_on)
+        return Outcome(put(self._kept.networks, action.address, ObservedNetwork(action.form)).changed or turned_on)
 
     def _remove_network(self, address: Address) -> Outcome:
         for found in self._containers.alive():
             if str(address) in found.form.get("networks", ()):
                 raise ConflictError(f"{address} is used by {found.address}", hint="stop that container first")
-        return _drop(self._kept.networks, address)
+        return drop(self._kept.networks, address)
 
     def _ensure_volume(self, action: act.EnsureVolume) -> Outcome:
         self.volume_data.setdefault(action.address, f"data of {action.address}")
-        return _put(self._kept.volumes, action.address, ObservedVolume(action.form))
+        return put(self._kept.volumes, action.address, ObservedVolume(action.form))
 
     def _release_volume(self, action: act.ReleaseVolume) -> Outcome:
         if action.delete_data:
             self.volume_data.pop(action.address, None)
-        return _drop(self._kept.volumes, action.address)
+        return drop(self._kept.volumes, action.address)
 
     def _pull(self, action: act.PullImage) -> Outcome:
         kept, pin, host = self._kept, action.pin, action.pull.reference.registry
@@ -296,13 +295,13 @@ class MemoryEngine:
         for other, found in self._kept.images.items():
             if found.digest == image.digest:
                 self._kept.images[other] = replace(found, complete=True)
-        return replace(_put(self._kept.images, address, image), digest=image.digest)
+        return replace(put(self._kept.images, address, image), digest=image.digest)
 
     def _set_tag(self, action: act.SetTag) -> Outcome:
         self._require_image(action.digest, action.address)
         known = self._kept.tags.get(action.address, ObservedTag(local=None))
         changed = replace(known, local=action.digest, stack=action.stack, form=action.form)
-        return _put(self._kept.tags, action.address, changed)
+        return put(self._kept.tags, action.address, changed)
 
     def _push(self, action: act.PushTag) -> Outcome:
         digest = self._require_image(action.digest, action.address)
@@ -369,22 +368,3 @@ class MemoryEngine:
 
     def drift_network(self, address: Address, *drifts: Drift) -> None:
         self._kept.networks[address] = replace(self._kept.networks[address], drift=drifts)
-
-
-V = TypeVar("V", bound=ObservedResource)
-
-
-def _put(kept: dict[Address, V], address: Address, value: V) -> Outcome:
-    changed = kept.get(address) != value
-    kept[address] = value
-    return Outcome(changed)
-
-
-def _drop(kept: dict[Address, V], address: Address) -> Outcome:
-    return Outcome(kept.pop(address, None) is not None)
-
-
-def _stacks_of(address: Address, found: ObservedResource) -> frozenset[str]:
-    if isinstance(found, ObservedFact):
-        return found.stacks
-    return frozenset({found.stack if isinstance(found, ObservedTag) else address.name.partition("/")[0]})

@@ -13,11 +13,13 @@ from reconciler.oci.reference import Reference
 
 @dataclass(slots=True)
 class MemoryRegistry:
-    """What all registries of a test hold: blobs by manifest, and tags. Hosts in ``down`` do not answer."""
+    """What all registries of a test hold: blobs by manifest, and tags. Hosts in ``down`` do not answer; ``indexes``
+    are the manifests that consist of others."""
 
     manifests: dict[Digest, tuple[Descriptor, ...]] = field(default_factory=dict)
     tags: dict[str, Digest] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
+    indexes: dict[Digest, tuple[Digest, ...]] = field(default_factory=dict)
 
     def publish(self, reference: str, *layers: tuple[str, int]) -> Digest:
         """Puts an image of these layers (name, size) under a tag; without layers, one named as the reference."""
@@ -27,6 +29,11 @@ class MemoryRegistry:
         self.manifests[manifest] = blobs
         self.tags[str(Reference.parse(reference))] = manifest
         return manifest
+
+    def repository(self, name: str) -> dict[str, Digest]:
+        """The tags of a repository with their digests."""
+        held = ((tag.rpartition(":"), digest) for tag, digest in self.tags.items())
+        return {tag: digest for (repository, _, tag), digest in held if repository == name}
 
     def head(self, reference: Reference) -> RemoteTag:
         if reference.registry in self.down:

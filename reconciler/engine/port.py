@@ -111,6 +111,10 @@ class Engine(Protocol):
     def observe(self, interest: Interest, hosts: HostFacts = HostFacts()) -> Observed:
         """What there is. Writes nothing, and works on a root that does not exist yet or cannot be written."""
 
+    def note(self, interest: Interest, observed: Observed) -> None:
+        """Keeps what an observation found that later ones go by, and that no action is about: when a sync's registries
+        were asked, when a tag was first seen. Must hold the turn."""
+
     def perform(self, action: Action, progress: Progress) -> Outcome:
         """Carries out one action. Must hold the turn. Safe to call from several threads."""
 

@@ -23,6 +23,7 @@ from reconciler.model.resources import (
     Pull,
     Registry,
     Retention,
+    Sync,
     Tag,
     Volume,
 )
@@ -171,6 +172,51 @@ class PushTag(_Action):
 
 
 @dataclass(frozen=True, slots=True)
+class SetSync(_Action):
+    """Records a sync as it is declared, and the stack that declares it."""
+
+    verb = "set"
+    form: Form
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropSync(_Action):
+    """Forgets a sync. Both repositories stay as they are."""
+
+    verb = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTag(_Action):
+    """Copies what ``source`` is at the sync's source, as ``wanted``, and then writes ``tag`` at its target."""
+
+    verb = "copy"
+    sync: Sync
+    tag: str
+    source: Digest
+    wanted: Digest
+
+    @property
+    def step_id(self) -> str:
+        return f"{self.verb} {self.address}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class PruneTag(_Action):
+    """Deletes ``digest`` at the sync's target, and so ``tag``, which must still be that."""
+
+    verb = "prune"
+    sync: Sync
+    tag: str
+    digest: Digest
+
+    @property
+    def step_id(self) -> str:
+        return f"{self.verb} {self.address}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
 class CreateContainer(_Action):
     """Makes a container ready to start, beside the one it ``replaces`` (an id, or empty) until that is removed."""
 
@@ -234,6 +280,10 @@ Action = (
     | SetTag
     | DropTag
     | PushTag
+    | SetSync
+    | DropSync
+    | CopyTag
+    | PruneTag
     | CreateContainer
     | StartContainer
     | StopContainer

@@ -8,7 +8,18 @@ from typing import Literal, get_args
 from reconciler.errors import InvalidError
 
 Kind = Literal[
-    "registry", "mirror", "network", "volume", "image", "tag", "container", "retention", "secret", "config", "stack"
+    "registry",
+    "mirror",
+    "network",
+    "volume",
+    "image",
+    "tag",
+    "sync",
+    "container",
+    "retention",
+    "secret",
+    "config",
+    "stack",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _IN_STACKS = frozenset({"network", "volume", "image", "container"})

@@ -21,7 +21,9 @@ from reconciler.oci.reference import Reference
 Form = Mapping[str, Any]
 
 # Sequences whose order carries no meaning: the same spec with these in another order is the same spec.
-_SETS = frozenset({"ports", "mounts", "secrets", "configs", "environment", "labels", "exposed_ports"})
+_SETS = frozenset(
+    {"ports", "mounts", "secrets", "configs", "environment", "labels", "exposed_ports", "platforms", "protect"}
+)
 # They say when something happens or where bytes lie, not what the resource is.
 _NOT_STORED = frozenset({"depends_on", "state", "policy", "path"})
 # Written as an object keyed by the first element.

@@ -8,7 +8,8 @@ from typing import Literal
 
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
-from reconciler.model.facts import RemoteTag
+from reconciler.model.facts import RemoteTag, Unknown
+from reconciler.model.resources import Sync
 from reconciler.oci.digest import Digest
 
 
@@ -81,6 +82,51 @@ class ObservedTag:
     repaired: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SyncTag:
+    """A tag that a sync chose: its digest at the ``source``, and the one ``wanted`` at the target (another where an
+    index is narrowed to platforms)."""
+
+    source: Digest
+    wanted: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class SyncView:
+    """What the two registries of a sync said.
+
+    ``chosen`` are the tags to have, ``failed`` those chosen that nobody could tell about. ``target`` are the tags
+    asked for there: of a sync that prunes, all that there are. ``nested`` are manifests that tags to keep consist of:
+    asked for only where something may have to go. ``bytes`` is how much there is to copy at most, None when unknown.
+    ``seen`` are the digests of the source's tags that were looked at for their age.
+    """
+
+    chosen: Mapping[str, SyncTag] = field(default_factory=dict)
+    failed: Mapping[str, Unknown] = field(default_factory=dict)
+    target: Mapping[str, RemoteTag] = field(default_factory=dict)
+    nested: frozenset[Digest] = frozenset()
+    bytes: int | None = None
+    seen: Mapping[str, Digest] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedSync:
+    """A sync as recorded by ``stack`` ("" when it is not), and what its registries said.
+
+    ``view`` is None when they were not asked: it was not asked for, or is not due. ``checked_at`` is when they last
+    were, ``counted`` how many tags were chosen then, ``due_at`` when a daemon asks again, ``error`` what failed last.
+    """
+
+    form: Form = field(default_factory=dict)
+    stack: str = ""
+    view: SyncView | Unknown | None = None
+    checked_at: float | None = None
+    due_at: float | None = None
+    counted: int = 0
+    error: str = ""
+
+
 Status = Literal["created", "running", "paused", "exited", "unmonitored"]
 
 
@@ -118,7 +164,9 @@ class ObservedContainer:
         return self.status == "exited" and self.exit_code == 0
 
 
-ObservedResource = ObservedFact | ObservedNetwork | ObservedVolume | ObservedImage | ObservedTag | ObservedContainer
+ObservedResource = (
+    ObservedFact | ObservedNetwork | ObservedVolume | ObservedImage | ObservedTag | ObservedSync | ObservedContainer
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +184,25 @@ class Observed:
     leftovers: tuple[ObservedContainer, ...] = ()
     blobs: frozenset[Digest] = frozenset()
     source_stacks: frozenset[str] = frozenset()
-    other_stacks: Mapping[Address, ObservedFact | ObservedTag | ObservedContainer] = field(default_factory=dict)
+    other_stacks: Mapping[Address, ObservedFact | ObservedTag | ObservedSync | ObservedContainer] = field(
+        default_factory=dict
+    )
     forwarding: Literal["on", "off", "leave"] = "on"
     """Whether the kernel forwards packets; ``leave`` when it does not and the host's policy forbids changing it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """What an observation is asked for. ``stacks`` None means everything, as for a listing."""
+    """What an observation is asked for. ``stacks`` None means everything, as for a listing.
+
+    The registries of ``syncs`` are asked; with ``only_due``, of those whose interval is over."""
 
     stacks: frozenset[str] | None = None
     source: str = ""
     addresses: frozenset[Address] = frozenset()
     remote_tags: frozenset[Address] = frozenset()
+    syncs: Mapping[Address, Sync] = field(default_factory=dict)
+    only_due: bool = False
     fingerprints: frozenset[Address] = frozenset()
     sizes: frozenset[Address] = frozenset()
     blobs: frozenset[Digest] = frozenset()

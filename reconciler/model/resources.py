@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 from typing import Literal
 
 from reconciler.model.address import Address
+from reconciler.model.selection import TagSelection
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 
@@ -164,6 +165,35 @@ class Tag:
     push: PushRule | None = None
 
 
+ALL_TAGS = TagSelection()
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """That a sync takes away what it does not choose: but for tags that match a pattern of ``protect`` as a whole, and
+    no more than ``max_delete_share`` of the tags there in one plan."""
+
+    protect: tuple[str, ...] = ()
+    max_delete_share: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Tags of ``source`` that ``target`` has too; both are ``registry/repository``.
+
+    ``platforms`` empty is all of them. With ``referrers``, signatures and whatever else refers to an image go along.
+    ``prune`` None leaves alone what else is at the target. ``interval`` is the seconds between two looks of a daemon.
+    """
+
+    target: str
+    source: str
+    tags: TagSelection = ALL_TAGS
+    platforms: tuple[Platform, ...] = ()
+    referrers: bool = True
+    prune: Prune | None = None
+    interval: float = 3600.0
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """A bridge network. An ``external`` one is used, never made or removed."""
@@ -263,4 +293,4 @@ class Container:
     state: Literal["running", "stopped"] = "running"
 
 
-Resource = Registry | Mirror | Retention | Image | Tag | Network | Volume | Container
+Resource = Registry | Mirror | Retention | Image | Tag | Sync | Network | Volume | Container

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from reconciler.model.address import Address
 from reconciler.model.desired import Desired, Pin
 from reconciler.model.observed import Interest
-from reconciler.model.resources import Commit, Image, Mirror, Pull, Registry, Tag
+from reconciler.model.resources import Commit, Image, Mirror, Pull, Registry, Sync, Tag
 
 
 def interest_of(desired: Desired) -> Interest:
-    """The facts that ``desired`` (pinned) depends on: its stacks, pushed tags, committed containers, pinned blobs."""
+    """The facts that ``desired`` (pinned) depends on: its stacks, pushed tags, syncs, committed containers, pinned
+    blobs."""
     resources = desired.resources
     sources = [item.source for item in resources.values() if isinstance(item, Image)]
     pins = [pin for pin in desired.pins.values() if isinstance(pin, Pin)]
@@ -20,6 +21,7 @@ def interest_of(desired: Desired) -> Interest:
         source=desired.source,
         addresses=frozenset(resources),
         remote_tags=frozenset(a for a, item in resources.items() if isinstance(item, Tag) and item.push is not None),
+        syncs={address: item for address, item in resources.items() if isinstance(item, Sync)},
         fingerprints=frozenset(source.container for source in sources if isinstance(source, Commit)),
         blobs=frozenset(blob.digest for pin in pins for blob in pin.blobs),
     )

@@ -21,6 +21,7 @@ from reconciler.model.resources import (
     Registry,
     Resource,
     Retention,
+    Sync,
     Tag,
     Volume,
 )
@@ -35,6 +36,7 @@ from reconciler.plan.ports import PortTable
 from reconciler.plan.provisions import plan_network, plan_volume
 from reconciler.plan.prune import prune
 from reconciler.plan.sequence import clear_leftovers, settle
+from reconciler.plan.syncs import plan_sync
 from reconciler.plan.tags import plan_tag
 
 _CAPABILITIES = Capabilities()
@@ -107,6 +109,8 @@ def _plan_resource(draft: Draft, address: Address, resource: Resource, taken: Po
             plan_image(draft, address, resource)
         case Tag():
             plan_tag(draft, address, resource)
+        case Sync():
+            plan_sync(draft, address, resource)
         case Container():
             plan_container(draft, address, resource, taken)
 

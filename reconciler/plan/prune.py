@@ -5,6 +5,7 @@ from __future__ import annotations
 from reconciler.errors import RefusedError
 from reconciler.model.action import (
     DropFact,
+    DropSync,
     DropTag,
     ReleaseImage,
     ReleaseVolume,
@@ -18,6 +19,7 @@ from reconciler.model.observed import (
     ObservedImage,
     ObservedNetwork,
     ObservedResource,
+    ObservedSync,
     ObservedTag,
     ObservedVolume,
 )
@@ -51,6 +53,8 @@ def _is_ours(draft: Draft, address: Address, found: ObservedResource) -> bool:
         return bool(found.stacks & draft.stacks)
     if isinstance(found, ObservedTag):
         return found.local is not None and found.stack in draft.stacks
+    if isinstance(found, ObservedSync):
+        return found.stack in draft.stacks
     if isinstance(found, (ObservedNetwork, ObservedVolume)) and found.form.get("external"):
         return False
     return own_stack(address) in draft.stacks
@@ -75,6 +79,9 @@ def _remove(draft: Draft, address: Address, found: ObservedResource) -> None:
         case ObservedTag():
             draft.step(DropTag(address))
             message += "; the tag at its registry stays" if found.pushed else ""
+        case ObservedSync():
+            draft.step(DropSync(address))
+            message += "; both repositories stay as they are"
         case ObservedFact():
             if others := other_owners(draft, found):
                 _keep_for_others(draft, address, found, others)
@@ -87,7 +94,7 @@ def _why(draft: Draft, address: Address, found: ObservedResource) -> str:
     if isinstance(found, ObservedFact):
         stacks = found.stacks
     else:
-        stacks = frozenset({found.stack if isinstance(found, ObservedTag) else own_stack(address)})
+        stacks = frozenset({found.stack if isinstance(found, (ObservedTag, ObservedSync)) else own_stack(address)})
     if not stacks & draft.desired.stacks:
         return f"stack {', '.join(sorted(stacks & draft.stacks))} is no longer in {draft.desired.source or 'the specs'}"
     return "it is no longer in the specs"

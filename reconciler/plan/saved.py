@@ -26,7 +26,9 @@ from reconciler.plan.plan import Plan, Step
 
 KIND = "reconciler/plan"
 # They change from one look to the next without meaning anything for a plan.
-_PASSING = frozenset({"now", "bytes", "discarded_bytes", "started_at", "finished_at", "streak"})
+_PASSING = frozenset(
+    {"now", "bytes", "discarded_bytes", "started_at", "finished_at", "streak", "checked_at", "due_at", "counted"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.model.desired import Location
+from reconciler.model.selection import span
 from reconciler.plan.plan import Change, Cost, FieldChange, Operation, Plan
 from reconciler.printable import printable
 
@@ -131,6 +132,8 @@ _WORDS_OF_NUMBERS: Mapping[str, Callable[[float], str]] = {
     "mem_limit": _memory,
     "mode": _mode,
     "stop_grace_period": lambda seconds: f"{seconds:g}s",
+    "interval": span,
+    "min_age": span,
 }
 
 

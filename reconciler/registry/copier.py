@@ -14,8 +14,9 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reconciler.errors import InvalidError
+from reconciler.errors import IntegrityError, InvalidError
 from reconciler.oci import media
+from reconciler.oci.companion import companion_of, referrers_tag
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Index, Manifest, parse_manifest
@@ -28,25 +29,9 @@ from reconciler.registry.upload import PushManifest
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
 
-_COMPANION = re.compile(r"sha256-([0-9a-f]{64})(?:\.[a-z0-9.]+)?", re.ASCII)
 # Layers that their makers let nobody pass on: who runs the image fetches them from the URLs that it names.
 _KEPT_BACK = re.compile(r"nondistributable|foreign", re.ASCII)
 _MOST_DEEP = 8
-
-
-def companion_of(tag: str) -> Digest | None:
-    """The digest that a tag is about by its name: ``sha256-HEX``, the list of its referrers where a registry keeps
-    none, and cosign's ``sha256-HEX.sig``, ``.att``, ``.sbom``; None for a tag like any other."""
-    match = _COMPANION.fullmatch(tag)
-    return Digest(f"sha256:{match[1]}") if match else None
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """What a copy came to: the digest under the tag, and the bytes of blobs that were sent."""
-
-    digest: Digest
-    bytes_sent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +48,20 @@ class Copier:
     """Copies with ``client``, blobs in parallel on ``executor``, which must not be the pool that ``tag`` runs in.
 
     Safe to share between threads. While it lives, each blob and each manifest goes to a repository at most once,
-    however many tags have it.
+    however many tags have it. ``fetched`` keeps the manifests that were read.
     """
 
-    def __init__(self, client: RegistryClient, executor: Executor) -> None:
+    def __init__(self, client: RegistryClient, executor: Executor, fetched: dict[Digest, bytes] | None = None) -> None:
         self._client = client
         self._executor = executor
         self._guard = threading.Lock()
         self._blobs: dict[tuple[str, Digest], Future[Outcome]] = {}
         self._manifests: dict[tuple[str, Digest], Future[None]] = {}
-        self._data: dict[Digest, bytes] = {}
+        self._data = {} if fetched is None else fetched
         self._companions: dict[str, Mapping[Digest, tuple[str, ...]]] = {}
         self._without_api: set[str] = set()
 
-    def read(self, reference: Reference) -> bytes:
-        """The manifest with the digest of ``reference``, fetched once. Raises as ``RegistryClient.manifest``."""
+    def _read(self, reference: Reference) -> bytes:
         assert reference.digest is not None
         if reference.digest not in self._data:
             self._data[reference.digest] = self._client.manifest(reference)
@@ -88,15 +72,18 @@ class Copier:
         source: Reference,
         target: Reference,
         *,
+        wanted: Digest,
         platforms: Collection[Platform] = (),
         referrers: bool = True,
         progress: Callable[[int], None] = lambda _bytes: None,
-    ) -> Copied:
+    ) -> int:
         """Makes the tag of ``target`` the manifest with the digest of ``source``, an index narrowed to ``platforms``.
 
-        ``progress`` hears the bytes of blobs as they are sent. Of a narrowed index, only the referrers of what stays
-        are carried along: a signature of the whole does not hold for a part. Raises as ``RegistryClient.copy_blob``
-        and ``copy_manifest``, ``InvalidError`` for an index that has none of the platforms; then the tag is untouched.
+        ``wanted`` is the digest that this gives. Returns how many bytes of blobs were sent; ``progress`` hears of each.
+        Of a narrowed index, only the referrers of what stays are carried along: a signature of the whole does not hold
+        for a part. Raises as ``RegistryClient.copy_blob`` and ``copy_manifest``, ``InvalidError`` for an index that has
+        none of the platforms, ``IntegrityError`` when something other than ``wanted`` comes of it; whatever fails, the
+        tag is untouched.
         """
         assert source.digest is not None
         sent = 0
@@ -109,15 +96,17 @@ class Copier:
             progress(more)
 
         way = _Way(source, target, referrers, count)
-        whole = self.read(source)
+        whole = self._read(source)
         data = narrow(whole, platforms, attestations=referrers) if platforms else whole
         digest = Digest.of(data)
+        if digest != wanted:
+            raise IntegrityError(f"narrowing {source} gave {digest.short}, not {wanted.short}", hint="plan again")
         if not self._client.has_manifest(target.with_digest(digest)) or isinstance(parse_manifest(data), Index):
             self._parts(data, way)
         if referrers and digest == source.digest:
             self._referrers(digest, way, 0)
         self._put(target, data)
-        return Copied(digest, sent)
+        return sent
 
     def _parts(self, data: bytes, way: _Way, depth: int = 0) -> None:
         """All that a manifest names; when this returns, it may be pushed."""
@@ -166,7 +155,7 @@ class Copier:
     def _bring(self, digest: Digest, way: _Way, depth: int) -> None:
         there = self._client.has_manifest(way.target.with_digest(digest))
         if not there:
-            data = self.read(way.source.with_digest(digest))
+            data = self._read(way.source.with_digest(digest))
             self._parts(data, way, depth)
             self._put(way.target.with_digest(digest), data)
         if way.referrers:
@@ -200,7 +189,7 @@ class Copier:
         there = self._client.referrers(way.target.with_digest(digest))
         missing = [entry for entry in listed if entry not in there]
         if missing:
-            self._put(_tagged(way.target, str(digest).replace(":", "-")), _referrers_index((*there, *missing)))
+            self._put(_tagged(way.target, referrers_tag(digest)), _referrers_index((*there, *missing)))
 
     def _companion_tags(self, source: Reference) -> Mapping[Digest, tuple[str, ...]]:
         if source.name not in self._companions:
@@ -215,19 +204,13 @@ class Copier:
         digest = self._client.tag_digest(_tagged(way.source, tag))
         if digest is None or self._client.tag_digest(_tagged(way.target, tag)) == digest:
             return
-        data = self.read(way.source.with_digest(digest))
+        data = self._read(way.source.with_digest(digest))
         self._parts(data, way, depth)
         self._put(_tagged(way.target, tag), data)
 
     def _put(self, reference: Reference, data: bytes) -> None:
         manifest = PushManifest(parse_manifest(data).media_type, data, Digest.of(data))
         self._client.push(reference, (), [manifest])
-
-
-def children(data: bytes) -> tuple[Digest, ...]:
-    """The manifests that an index lists; none for an image."""
-    parsed = parse_manifest(data)
-    return tuple(entry.digest for entry in parsed.manifests) if isinstance(parsed, Index) else ()
 
 
 def _tagged(repository: Reference, tag: str) -> Reference:

@@ -23,6 +23,7 @@ from reconciler.model.resources import (
     PushRule,
     Resource,
     Restart,
+    Sync,
     Tag,
     Volume,
 )
@@ -65,6 +66,11 @@ class Stack:
     def tag(self, reference: str, image: str, push: PushRule | None = None) -> Address:
         parsed = Reference.parse(reference)
         return self.add(Address("tag", str(parsed)), Tag(parsed, in_stack("image", self.name, image), push))
+
+    def sync(self, target: str, source: str, **fields: Any) -> Address:
+        """``target`` and ``source`` are repositories, in short or in full."""
+        full = Reference.parse(target).name
+        return self.add(Address("sync", full), Sync(full, Reference.parse(source).name, **fields))
 
     def network(self, name: str, **fields: Any) -> Address:
         return self.add(in_stack("network", self.name, name), Network(**fields))

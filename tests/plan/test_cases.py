@@ -32,11 +32,15 @@ from reconciler.model.resources import (
     Mirror,
     Mount,
     Port,
+    Prune,
     Registry,
     Retention,
     Sensitive,
 )
+from reconciler.model.selection import TagSelection
+from reconciler.oci.companion import referrers_tag
 from reconciler.oci.digest import Digest
+from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.plan.text import render
 from reconciler.reconcile import Session, look, prepare
@@ -55,7 +59,7 @@ def _cases() -> Iterator[Any]:
 def test_the_plan_reads_as_expected_and_converges(case: Mapping[str, Any]) -> None:
     engine = _engine()
     _apply_before(case, engine)
-    for event in case.get("world", ()):
+    for event in _events(case.get("world", [])):
         _happen(event, engine)
     options = PlanOptions(**case.get("options", {}))
     desired = _desired(case["desired"])
@@ -63,7 +67,7 @@ def test_the_plan_reads_as_expected_and_converges(case: Mapping[str, Any]) -> No
     if "refused" in case["plan"]:
         return
     _apply(desired, engine, options)
-    assert _plan_text(desired, engine, PlanOptions(allow_empty=options.allow_empty)) == case.get(
+    assert _plan_text(desired, engine, PlanOptions(options.asked, allow_empty=options.allow_empty)) == case.get(
         "after", "No changes.\n"
     )
 
@@ -105,6 +109,12 @@ def _apply(desired: Desired, engine: MemoryEngine, options: PlanOptions) -> None
     session.converge(look(session.desired, engine, options)[1])
 
 
+def _events(world: list[Any]) -> Iterator[Mapping[str, Any]]:
+    """The events in order; a list among them is one of events that several cases have."""
+    for item in world:
+        yield from _events(item) if isinstance(item, list) else [item]
+
+
 def _happen(event: Mapping[str, Any], engine: MemoryEngine) -> None:
     """One thing that happens to the host, or to the world around it."""
     ((what, value),) = event.items()
@@ -121,6 +131,18 @@ def _happen(event: Mapping[str, Any], engine: MemoryEngine) -> None:
                 digest = Digest.of(seed.encode())
                 engine.registry.manifests[digest] = ()
                 engine.registry.tags[str(Reference.parse(reference))] = digest
+        case "index":
+            for reference, parts in value.items():
+                made = engine.registry.publish(reference, *((part, 1000) for part in parts))
+                engine.registry.indexes[made] = tuple(
+                    engine.registry.tags[str(Reference.parse(part))] for part in parts
+                )
+        case "sign":
+            for reference, suffixes in value.items():
+                image = Reference.parse(reference)
+                for suffix in suffixes:
+                    signed = referrers_tag(engine.registry.tags[str(image)])
+                    engine.registry.publish(f"{image.name}:{signed}{suffix}", (f"signature{suffix}", 100))
         case "unpublish":
             del engine.registry.tags[str(Reference.parse(value))]
         case "down":
@@ -213,6 +235,8 @@ def _stack(document: Mapping[str, Any]) -> Stack:
     for reference, tag in document.get("tags", {}).items():
         image, push = (tag, None) if isinstance(tag, str) else (tag["image"], tag["push"])
         stack.tag(reference, image, push)
+    for target, fields in document.get("syncs", {}).items():
+        _add_sync(stack, target, dict(fields))
     for name, fields in document.get("containers", {}).items():
         _add_container(stack, name, dict(fields))
     return stack
@@ -227,6 +251,21 @@ def _image(stack: Stack, name: str, source: Any) -> None:
         stack.import_(name, source["import"])
     else:
         stack.commit(name, source["commit"], source.get("author", ""), source.get("message", ""))
+
+
+def _add_sync(stack: Stack, target: str, fields: dict[str, Any]) -> None:
+    tags = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.pop("tags", {}).items()}
+    platforms = tuple(Platform.parse(text) for text in fields.pop("platforms", ()))
+    prune = fields.pop("prune", None)
+    protect = tuple((prune or {}).get("protect", ()))
+    stack.sync(
+        target,
+        fields.pop("from"),
+        tags=TagSelection(**tags),
+        platforms=platforms,
+        prune=None if prune is None else Prune(**{**prune, "protect": protect}),
+        **fields,
+    )
 
 
 def _add_container(stack: Stack, name: str, fields: dict[str, Any]) -> None:

@@ -25,17 +25,21 @@ from reconciler.store.identity import forget_place, note_place, prepare_root
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from reconciler.engine.embedded.syncs.copies import SyncPerformer
     from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
     from reconciler.model.action import Action
     from reconciler.model.desired import Resolution
-    from reconciler.model.facts import RemoteTag
-    from reconciler.model.observed import Interest, Observed
-    from reconciler.model.resources import Pull
+    from reconciler.model.facts import RemoteTag, Unknown
+    from reconciler.model.observed import Interest, Observed, SyncView
+    from reconciler.model.resources import Pull, Sync
     from reconciler.registry.client import RegistryClient
+    from reconciler.registry.copier import Copier
 
 _FOREVER = 10 * 365 * 86400.0
 # Blobs in flight at once. Registries limit connections of one client, and two cores inflate no more than this.
 _TRANSFERS = 6
+# Requests that a registry counts and syncs leave to pulls, which somebody waits for.
+_SYNC_FLOOR = 20
 _IN_PLACE = frozenset({"restart", "stop_signal", "stop_grace_period", "labels"})
 
 
@@ -54,8 +58,9 @@ class EmbeddedEngine:
         self._reader: Machinery | None = None
         self._writer: Machinery | None = None
         self._writer_state: WriterState | None = None
-        self._clients: dict[HostFacts, RegistryClient] = {}
+        self._clients: dict[tuple[HostFacts, int], RegistryClient] = {}
         self._facts: HostFacts | None = None
+        self._copier: Copier | None = None
         self._turn = False
 
     def __enter__(self) -> EmbeddedEngine:
@@ -104,13 +109,28 @@ class EmbeddedEngine:
         def ask(tags: frozenset[Address]) -> Mapping[Address, RemoteTag]:
             return remote_tags(self.client(hosts), tags) if tags else {}
 
-        return view.observer.observe(interest, ask, may_set_sysctls=view.host.may_set_sysctls)
+        def look(sync: Sync) -> SyncView | Unknown:
+            from reconciler.engine.embedded.syncs.repositories import SyncRepositories
+            from reconciler.engine.sync_view import look as look_at
+
+            client = self.client(hosts, quota_floor=_SYNC_FLOOR)
+            return look_at(sync, SyncRepositories(view.state, client, self._fetched, measure=not interest.only_due))
+
+        return view.observer.observe(interest, ask, look, may_set_sysctls=view.host.may_set_sysctls)
+
+    def note(self, interest: Interest, observed: Observed) -> None:
+        if not interest.syncs:
+            return
+        from reconciler.engine.embedded.syncs.copies import note
+
+        note(self.writer().state, interest, observed)
 
     def perform(self, action: Action, progress: Progress) -> Outcome:
         from reconciler.engine.embedded.perform import Performer
 
         try:
-            return Performer(self.writer(), partial(self.client, self._facts)).perform(action, progress)
+            performer = Performer(self.writer(), partial(self.client, self._facts), self._syncs)
+            return performer.perform(action, progress)
         except OSError as error:
             # What goes to disk with care raises our own errors; this is the rest, such as a full disk under /run.
             name = error.filename if isinstance(error.filename, (str, bytes)) else str(self.root)
@@ -136,6 +156,7 @@ class EmbeddedEngine:
                 yield
             finally:
                 self._turn = False
+                self._copier = None
                 self._fetched.clear()  # what was pulled is in the store now, and a daemon's turns have no end
                 try:
                     if state.is_bare():
@@ -188,16 +209,35 @@ class EmbeddedEngine:
             raise RuntimeError("writing needs the turn")
         return self._writer
 
-    def client(self, hosts: HostFacts | None = None) -> RegistryClient:
-        """A registry client that goes by ``hosts``, and by what was recorded for hosts not in there."""
+    def client(self, hosts: HostFacts | None = None, *, quota_floor: int = 0) -> RegistryClient:
+        """A registry client that goes by ``hosts``, and by what was recorded for hosts not in there.
+
+        With ``quota_floor`` it leaves that many of the requests that a server counts to others.
+        """
         from reconciler.engine.embedded.registries import make_client, merged, recorded_facts
         from reconciler.engine.port import HostFacts
 
         with self._lock:
             facts = merged(hosts or HostFacts(), recorded_facts(self.view().state.facts.all()))
-            if facts not in self._clients:
-                self._clients[facts] = make_client(facts, self._surroundings)
-            return self._clients[facts]
+            key = (facts, quota_floor)
+            if key not in self._clients:
+                self._clients[key] = make_client(facts, self._surroundings, quota_floor=quota_floor)
+            return self._clients[key]
+
+    def _syncs(self) -> SyncPerformer:
+        from reconciler.engine.embedded.syncs.copies import SyncPerformer
+
+        client = self.client(self._facts, quota_floor=_SYNC_FLOOR)
+
+        def copier() -> Copier:
+            from reconciler.registry.copier import Copier
+
+            with self._lock:
+                if self._copier is None:
+                    self._copier = Copier(client, self._pool(), self._fetched)
+                return self._copier
+
+        return SyncPerformer(self.writer().state, lambda: client, copier)
 
     def _open_writer(self) -> tuple[Machinery, WriterState]:
         with self._lock:

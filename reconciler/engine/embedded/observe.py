@@ -9,10 +9,11 @@ from typing import Literal
 from reconciler.engine.embedded.containers.lifecycle import Containers
 from reconciler.engine.embedded.containers.rows import ContainerRow
 from reconciler.engine.embedded.state import State
+from reconciler.engine.embedded.syncs.rows import SyncRow
 from reconciler.engine.embedded.wiring import Wiring, without_stack
 from reconciler.errors import NotFoundError
 from reconciler.model.address import Address
-from reconciler.model.facts import RemoteTag
+from reconciler.model.facts import RemoteTag, Unknown
 from reconciler.model.observed import (
     Interest,
     Observed,
@@ -21,15 +22,19 @@ from reconciler.model.observed import (
     ObservedImage,
     ObservedNetwork,
     ObservedResource,
+    ObservedSync,
     ObservedTag,
     ObservedVolume,
     Status,
+    SyncView,
 )
+from reconciler.model.resources import Sync
 from reconciler.network import sysctl
 
 _EXTERNAL = {"external": True}
 
 RemoteTags = Callable[[frozenset[Address]], Mapping[Address, RemoteTag]]
+LookAtSync = Callable[[Sync], SyncView | Unknown]
 
 
 class Observer:
@@ -38,13 +43,15 @@ class Observer:
         self._containers = containers
         self._wiring = wiring
 
-    def observe(self, interest: Interest, remote_tags: RemoteTags, *, may_set_sysctls: bool) -> Observed:
+    def observe(
+        self, interest: Interest, remote_tags: RemoteTags, look: LookAtSync, *, may_set_sysctls: bool
+    ) -> Observed:
         """What ``interest`` asks for, of the stacks named and of those that its source once held."""
         state = self._state
         source_stacks = state.generations.stacks_of(interest.source) if interest.source else frozenset()
         mine = None if interest.stacks is None else interest.stacks | source_stacks
         resources: dict[Address, ObservedResource] = {}
-        others: dict[Address, ObservedFact | ObservedTag | ObservedContainer] = {}
+        others: dict[Address, ObservedFact | ObservedTag | ObservedSync | ObservedContainer] = {}
         leftovers: list[ObservedContainer] = []
 
         for address, fact in state.facts.all().items():
@@ -54,6 +61,7 @@ class Observer:
         self._add_volumes(resources, mine, interest.addresses)
         self._add_images(resources, mine)
         self._add_tags(resources, others, mine, interest.addresses, remote_tags(interest.remote_tags))
+        self._add_syncs(resources, others, mine, interest, look)
         for row in state.containers.all():
             if row.address is None:
                 continue
@@ -120,7 +128,7 @@ class Observer:
     def _add_tags(
         self,
         resources: dict[Address, ObservedResource],
-        others: dict[Address, ObservedFact | ObservedTag | ObservedContainer],
+        others: dict[Address, ObservedFact | ObservedTag | ObservedSync | ObservedContainer],
         mine: frozenset[str] | None,
         asked: frozenset[Address],
         remote: Mapping[Address, RemoteTag],
@@ -142,6 +150,29 @@ class Observer:
                 others[address] = seen
             else:
                 resources[address] = seen
+
+    def _add_syncs(
+        self,
+        resources: dict[Address, ObservedResource],
+        others: dict[Address, ObservedFact | ObservedTag | ObservedSync | ObservedContainer],
+        mine: frozenset[str] | None,
+        interest: Interest,
+        look: LookAtSync,
+    ) -> None:
+        """Those recorded and those asked about; the registries only of the latter, and not before they are due."""
+        rows = self._state.syncs.all()
+        now = time.time()
+        for address in sorted(rows.keys() | interest.syncs.keys()):
+            row = rows.get(address) or SyncRow({}, "")
+            if row.stack and mine is not None and row.stack not in mine:
+                others[address] = ObservedSync(row.form, row.stack)
+                continue
+            sync = interest.syncs.get(address)
+            asked = sync is not None and (row.is_due(now) or not interest.only_due)
+            view = look(sync) if sync is not None and asked else None
+            resources[address] = ObservedSync(
+                row.form, row.stack, view, row.checked_at, row.due_at, row.counted, row.error
+            )
 
     def _container(self, row: ContainerRow, address: Address, interest: Interest) -> ObservedContainer:
         found = self._containers.state_of(row)

@@ -27,16 +27,21 @@ from reconciler.oci.reference import Reference
 from reconciler.store.images import ImageRecord, Name
 
 if TYPE_CHECKING:
+    from reconciler.engine.embedded.syncs.copies import SyncPerformer
     from reconciler.registry.client import RegistryClient
 
 
 class Performer:
-    """Carries out actions. ``client`` makes or finds the registry client; it is asked only when one is needed."""
+    """Carries out actions. ``client`` makes or finds the registry client, ``syncs`` what carries out syncs, when an
+    action needs one."""
 
-    def __init__(self, machinery: Machinery, client: Callable[[], RegistryClient]) -> None:
+    def __init__(
+        self, machinery: Machinery, client: Callable[[], RegistryClient], syncs: Callable[[], SyncPerformer]
+    ) -> None:
         self._machinery = machinery
         self._state = machinery.state
         self._client = client
+        self._syncs = syncs
 
     def perform(self, action: act.Action, progress: Progress) -> Outcome:
         """See ``Engine.perform``."""
@@ -75,6 +80,8 @@ class Performer:
                 return Outcome(self._machinery.tags.drop(action.address))
             case act.PushTag():
                 return self._push(action, progress)
+            case act.SetSync() | act.DropSync() | act.CopyTag() | act.PruneTag():
+                return self._syncs().perform(action, progress)
             case act.CreateContainer():
                 return self._create(action)
             case act.StartContainer():

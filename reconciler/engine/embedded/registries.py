@@ -58,8 +58,13 @@ def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
     return HostFacts(tuple(registries.values()), tuple(mirrors.values()))
 
 
-def make_client(facts: HostFacts, surroundings: Surroundings, login: CredentialSource | None = None) -> RegistryClient:
-    """A client that goes by ``facts``. With ``login`` it has no other credentials. The caller closes it."""
+def make_client(
+    facts: HostFacts, surroundings: Surroundings, login: CredentialSource | None = None, *, quota_floor: int = 0
+) -> RegistryClient:
+    """A client that goes by ``facts``. With ``login`` it has no other credentials. The caller closes it.
+
+    Of a server that counts requests for manifests, ``quota_floor`` are left unused.
+    """
     from reconciler.registry.client import RegistryClient
     from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts, TlsConfig
     from reconciler.registry.keychain import Helpers
@@ -83,7 +88,11 @@ def make_client(facts: HostFacts, surroundings: Surroundings, login: CredentialS
 
     hosts = RegistryHosts(configs, mirrors, login or stored)
     return RegistryClient(
-        hosts, clock=SystemClock(), proxies=Proxies.from_variables(surroundings.proxies), note=surroundings.note
+        hosts,
+        clock=SystemClock(),
+        proxies=Proxies.from_variables(surroundings.proxies),
+        note=surroundings.note,
+        quota_floor=quota_floor,
     )
 
 

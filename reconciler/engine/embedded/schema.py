@@ -124,5 +124,29 @@ ENGINE = Schema(
             seen REAL NOT NULL
         );
         """,
+        """
+        -- Syncs that are declared, and how the last look at their registries went. `failures` is how often in a row
+        -- something failed, `failed` whether since the last look; `due_at` when a daemon asks again.
+        CREATE TABLE syncs (
+            address TEXT PRIMARY KEY,
+            form TEXT NOT NULL,
+            stack TEXT NOT NULL,
+            checked_at REAL,
+            due_at REAL,
+            counted INTEGER NOT NULL DEFAULT 0,
+            failures INTEGER NOT NULL DEFAULT 0,
+            failed INTEGER NOT NULL DEFAULT 0,
+            error TEXT NOT NULL DEFAULT ''
+        ) WITHOUT ROWID;
+
+        -- The digests of indexes narrowed to platforms: known without fetching the index again.
+        CREATE TABLE narrowed (
+            sync TEXT NOT NULL,
+            source TEXT NOT NULL,
+            platforms TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            PRIMARY KEY (sync, source, platforms)
+        ) WITHOUT ROWID;
+        """,
     ),
 )

@@ -1,0 +1,180 @@
+"""Syncs: the tags to copy from one repository to another, and those to take away there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reconciler.errors import RefusedError
+from reconciler.model import canonical
+from reconciler.model.action import CopyTag, PruneTag, SetSync
+from reconciler.model.address import Address
+from reconciler.model.facts import Known, RemoteTag, Unknown
+from reconciler.model.observed import ObservedSync, SyncTag, SyncView
+from reconciler.model.policy import PRUNE_COUNT
+from reconciler.model.resources import Sync
+from reconciler.model.selection import TagSelection, select
+from reconciler.oci.companion import companion_of
+from reconciler.oci.digest import Digest
+from reconciler.oci.reference import Reference
+from reconciler.plan.diff import diff
+from reconciler.plan.draft import OPEN, Draft, Gate, plural
+from reconciler.plan.plan import Cost, FieldChange
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Tags to write at the target, and to delete there, with the digest that each has now (None: there is none)."""
+
+    copies: Mapping[str, SyncTag]
+    before: Mapping[str, Digest | None]
+    deletes: Mapping[str, Digest]
+
+    def message(self) -> str:
+        """``3 tags to add, 1 to move, 2 to delete``; empty when there is nothing to do."""
+        moves = sum(self.before[tag] is not None for tag in self.copies)
+        counts = ((len(self.copies) - moves, "to add"), (moves, "to move"), (len(self.deletes), "to delete"))
+        parts = [f"{count} {what}" for count, what in counts if count]
+        if not parts:
+            return ""
+        first, _, rest = parts[0].partition(" ")
+        return ", ".join([f"{plural(int(first), 'tag')} {rest}", *parts[1:]])
+
+    def fields(self) -> list[FieldChange]:
+        changes = {tag: (self.before[tag], item.wanted) for tag, item in self.copies.items()}
+        gone = {tag: (digest, None) for tag, digest in self.deletes.items()}
+        return [
+            FieldChange(f"tags[{tag}]", before and str(before), after and str(after))
+            for tag, (before, after) in sorted({**changes, **gone}.items())
+        ]
+
+
+_NOTHING = _Work({}, {}, {})
+
+
+def plan_sync(draft: Draft, address: Address, sync: Sync) -> None:
+    """Records the sync, copies what differs, and deletes what it does not choose where it prunes."""
+    found = draft.current(address, ObservedSync) or ObservedSync()
+    if _taken(draft, address, found):
+        return
+    if isinstance(found.view, Unknown):
+        hint = found.view.hint or "see that both registries answer, then try again"
+        draft.block(address, "remote-unknown", f"what there is to copy is unknown: {found.view.reason}", hint)
+        return
+    work = _work(draft, address, sync, found.view) if found.view is not None else _NOTHING
+    form, owner = canonical.form(sync), min(draft.desired.owners.get(address) or draft.desired.stacks)
+    is_new = found.stack == ""
+    record = is_new or (found.form, found.stack) != (form, owner)
+    fields = [*diff({} if is_new else found.form, form), *work.fields()]
+    if not is_new and found.stack != owner:
+        fields.append(FieldChange("stack", found.stack, owner))
+    if not record and not fields:
+        return
+    _steps(draft, address, sync, work, SetSync(address, form, owner) if record else None)
+    size = found.view.bytes if found.view is not None and work.copies else 0
+    cost = Cost(pull_bytes=size, push_bytes=size)
+    if is_new:
+        message = "it is declared and not recorded" + (f": {work.message()}" if work.message() else "")
+        draft.change(address, "create", "missing", message, fields, cost=cost)
+    elif work.message():
+        draft.change(address, "update", "tags-differ", work.message(), fields, cost=cost)
+    else:
+        draft.change(address, "update", "changed", "its fields changed", fields)
+
+
+def _taken(draft: Draft, address: Address, found: ObservedSync) -> bool:
+    """Blocks a sync into a repository that another stack syncs into."""
+    elsewhere = draft.observed.other_stacks.get(address)
+    holder = elsewhere if isinstance(elsewhere, ObservedSync) else found
+    if not holder.stack or holder.stack in draft.stacks:
+        return False
+    message = f"stack {holder.stack} declares a sync into this repository too, and it has one source"
+    draft.block(address, "sync-conflict", message, "take it out of one of the two stacks")
+    return True
+
+
+def _steps(draft: Draft, address: Address, sync: Sync, work: _Work, record: SetSync | None) -> None:
+    """What is about a tag goes before it, so that a signature is there when its image is; deletions come last."""
+    hosts = {Reference.parse(name).registry for name in (sync.source, sync.target)}
+    facts = [Address(kind, host) for host in sorted(hosts) for kind in ("registry", "mirror")]
+    gate = draft.ready_gate(facts)
+    if record is not None:
+        gate = Gate((draft.step(record, gate),))
+        draft.ready[address] = gate.needs[0]
+    companions: dict[Digest, list[str]] = {}
+    for tag, item in work.copies.items():
+        if (about := companion_of(tag)) is not None:
+            step = draft.step(CopyTag(address, sync, tag, item.source, item.wanted), gate)
+            companions.setdefault(about, []).append(step)
+    copies = [step for steps in companions.values() for step in steps]
+    for tag, item in sorted(work.copies.items()):
+        if companion_of(tag) is None:
+            before = Gate(tuple(companions.get(item.source, ())))
+            copies.append(draft.step(CopyTag(address, sync, tag, item.source, item.wanted), gate.and_(before)))
+    last = gate.and_(Gate(tuple(copies)) if copies else OPEN)
+    for tag, digest in sorted(work.deletes.items()):
+        draft.step(PruneTag(address, sync, tag, digest), last)
+
+
+def _work(draft: Draft, address: Address, sync: Sync, view: SyncView) -> _Work:
+    draft.notes += [f"{address}: {note}" for note in view.notes]
+    failed = dict(view.failed)
+    failed |= {tag: there for tag, there in view.target.items() if isinstance(there, Unknown)}
+    if failed:
+        tag, why = min(failed.items())
+        more = f" (and {plural(len(failed) - 1, 'more tag')})" if len(failed) > 1 else ""
+        hint = why.hint or "see that both registries answer, then try again"
+        draft.block(address, "remote-unknown", f"tag {tag} is not copied: {why.reason}{more}", hint)
+    before = {tag: _digest(view.target.get(tag)) for tag in view.chosen}
+    copies = {
+        tag: item for tag, item in sorted(view.chosen.items()) if tag not in failed and before[tag] != item.wanted
+    }
+    # What is unknown may be what makes a tag, or the digest it shares, one to keep.
+    deletes = {} if failed or sync.prune is None else _leaving(draft, address, sync, view)
+    return _Work(copies, before, deletes)
+
+
+def _leaving(draft: Draft, address: Address, sync: Sync, view: SyncView) -> Mapping[str, Digest]:
+    """The tags to delete at the target, by the digest that goes with each. Says which stay for a shared digest."""
+    assert sync.prune is not None
+    there = {tag: found.digest for tag, found in view.target.items() if isinstance(found, Known)}
+    others = there.keys() - view.chosen.keys()
+    protect = sync.prune.protect
+    protected = set(select(others, TagSelection(allow=protect), {}, 0).chosen) if protect else set()
+    kept = {item.wanted for item in view.chosen.values()} | {there[tag] for tag in protected} | view.nested
+    about_kept = {tag for tag in others if companion_of(tag) in kept}
+    kept |= {there[tag] for tag in about_kept}
+    leaving = sorted(others - protected - about_kept)
+    shared = [tag for tag in leaving if there[tag] in kept]
+    if shared:
+        listed = ", ".join(shared[:_LISTED]) + (f" and {len(shared) - _LISTED} more" if len(shared) > _LISTED else "")
+        draft.notes.append(
+            f"{address}: {listed} stay{'s' if len(shared) == 1 else ''} although not chosen: "
+            "a tag that stays needs the same manifest, and registries delete by digest"
+        )
+    deletes = {tag: there[tag] for tag in leaving if there[tag] not in kept}
+    if not _too_many(draft, sync, view, len(deletes), len(there)):
+        return deletes
+    listed = ", ".join([*deletes][:_LISTED]) + (f" and {len(deletes) - _LISTED} more" if len(deletes) > _LISTED else "")
+    message = f"it would delete {plural(len(deletes), 'tag')} of the {len(there)} at its target: {listed}"
+    hint = f"if that is meant, say --max-deletes {len(deletes)}"
+    if draft.options.asked:
+        raise RefusedError(f"{address}: {message}", hint=hint)
+    # The world changed, not the specs: what else this host needs goes on.
+    draft.block(address, "too-many-deletes", message, f"{hint} to `reconciler apply`")
+    return {}
+
+
+def _too_many(draft: Draft, sync: Sync, view: SyncView, deletes: int, total: int) -> bool:
+    assert sync.prune is not None
+    if draft.options.max_deletes is not None:
+        return deletes > draft.options.max_deletes
+    if not view.chosen:
+        return deletes > 0
+    return deletes > PRUNE_COUNT and deletes > total * sync.prune.max_delete_share
+
+
+def _digest(found: RemoteTag | None) -> Digest | None:
+    return found.digest if isinstance(found, Known) else None
