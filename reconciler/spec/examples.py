@@ -84,6 +84,22 @@ containers:
     pull_policy: newer
     state: running
 """,
+    "syncs": """\
+syncs:
+  registry.example.com/mirror/debian:
+    from: docker.io/library/debian
+    tags: {allow: ["bookworm.*"], deny: [".*-backports"], newest: 5, min_age: 1d}
+    platforms: [linux/amd64, linux/arm64]
+  registry.example.com/mirror/tools:
+    from: registry.example.com/build/tools
+    tags: {semver: ">=1.4 <2"}
+    prune: {protect: ["keep-.*"], max_delete_share: 0.5}
+    interval: 15m
+  registry.example.com/mirror/alpine:
+    from: alpine
+    tags: ["3.20", edge]
+    referrers: false
+""",
     "retention": """\
 retention:
   images: {keep_generations: 3, unused_for: 7d}
@@ -122,6 +138,13 @@ the host, as registries are; a mirror's own credentials stand under `registries`
 Images that the host should have, each from one source: pulled, imported from a root filesystem, loaded from an archive,
 or committed from a container. Containers and tags use them by name. An image that a container names by reference alone
 needs no entry.
+""",
+    "syncs": """\
+Copies from one repository to another, by the one that receives them. Nothing is stored on this host: blobs are mounted
+where both are at one registry, else streamed through, each once, and verified on the way. A tag is written when all
+that it names is there. What somebody else writes under a chosen tag at the target is put right again; other tags there
+are left alone unless `prune` says otherwise. A tag that shares its manifest with one that stays, stays too. Leaving the
+specs changes neither repository. A manifest that is no index is copied whatever `platforms` says.
 """,
     "networks": """\
 Bridge networks of the stack. A container that names none joins the stack's network `default`, which needs no entry.

@@ -17,6 +17,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from reconciler.errors import InvalidError
+from reconciler.model.selection import check_pattern
+from reconciler.model.version import Range
 from reconciler.oci.platform import Platform
 from reconciler.spec import units
 from reconciler.spec.errors import shown
@@ -257,6 +259,11 @@ Duration = Annotated[float, parsed(units.parse_duration), WithJsonSchema({"x-kin
 Mode = Annotated[int, parsed(units.parse_mode), WithJsonSchema({"x-kind": "mode", "type": ["string", "integer"]})]
 PlatformName = Annotated[Platform, parsed(Platform.parse), WithJsonSchema({"type": "string"})]
 Id = Annotated[int, parsed(units.parse_id), WithJsonSchema({"type": ["string", "integer"]})]
+TagPattern = Annotated[
+    str, checked(check_pattern), WithJsonSchema({"x-kind": "pattern", "type": "string", "minLength": 1})
+]
+VersionRange = Annotated[str, checked(Range.parse), WithJsonSchema({"type": "string"})]
+Share = Annotated[float, parsed(units.parse_share), WithJsonSchema({"x-kind": "share", "type": ["string", "number"]})]
 TextList = Annotated[
     tuple[Text, ...],
     BeforeValidator(_as_list),

@@ -26,6 +26,8 @@ _KINDS = {
     "texts": "text, or list of text",
     "port": "port (`80`, `8000-8010`)",
     "short": "short text",
+    "pattern": "regular expression",
+    "share": "share (`0.3`, `30%`)",
 }
 
 
@@ -70,7 +72,10 @@ def _fields(model: type[Model]) -> str:
         field = model.model_fields[name]
         written = field.alias or name
         value = _type(body["properties"][written])
-        default = "required" if field.is_required() else _default(field.get_default(call_default_factory=False))
+        is_share = body["properties"][written].get("x-kind") == "share"
+        default = (
+            "required" if field.is_required() else _default(field.get_default(call_default_factory=False), is_share)
+        )
         meaning = (field.description or "").replace("|", "\\|")
         lines.append(f"| `{written}` | {value} | {default} | {meaning} |")
     return "\n".join((lines if _supported(model) else []) + _later(model)).lstrip("\n") + "\n"
@@ -95,11 +100,11 @@ def _note(model: type[Model], name: str) -> str:
     return " ".join(part for part in (words, rule, fine) if part)
 
 
-def _default(value: Any) -> str:
+def _default(value: Any, is_share: bool) -> str:
     if value is None or value == "" or value == ():
         return ""
     if isinstance(value, float):
-        return f"`{value:g}s`"
+        return f"`{value:g}`" if is_share else f"`{value:g}s`"
     return f"`{json.dumps(value)}`" if isinstance(value, (bool, int, str)) else ""
 
 

@@ -12,6 +12,7 @@ from reconciler.spec.containers import build_containers
 from reconciler.spec.images import build_images, build_tags
 from reconciler.spec.schema import ComposeFile, Spec
 from reconciler.spec.stacks import Document, merge
+from reconciler.spec.syncs import build_syncs, check_syncs
 
 
 def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, str]) -> Desired:
@@ -28,10 +29,12 @@ def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, st
         build_images(build, stack)
         build_containers(build, stack)
         build_tags(build, stack)
+        build_syncs(build, stack)
     for document in chosen:
         _note_document(build, document)
     check_ports(build)
     check_cycles(build)
+    check_syncs(build)
     if build.problems:
         for item in build.unsupported:
             build.problems.add(item.location, f"not supported yet: {item.field}", "remove it")

@@ -33,6 +33,7 @@ from reconciler.spec.fields import (
 )
 from reconciler.spec.mapping import Model, later
 from reconciler.spec.schema_container import POLICIES, Container
+from reconciler.spec.schema_sync import RepositoryName, Sync
 
 
 def mirror_host(value: str) -> str:
@@ -319,6 +320,7 @@ class Spec(Model):
         "tags",
         "containers",
         "retention",
+        "syncs",
     }
 
     apiVersion: Annotated[Literal["reconciler/v1"], Word] = Field(description="Always `reconciler/v1`.")  # noqa: N815
@@ -343,7 +345,9 @@ class Spec(Model):
     configs: dict[Name, Config] = Field(default_factory=dict, description="Files that containers may use.")
     containers: dict[Name, Container] = Field(default_factory=dict, description="Containers.")
     retention: Retention | None = Field(default=None, description="What gc keeps.")
-    syncs: Any = later("Copies between registries.")
+    syncs: dict[RepositoryName, Sync] = Field(
+        default_factory=dict, description="Copies between registries, by the repository that receives them."
+    )
 
 
 class ComposeFile(Model):

@@ -12,7 +12,18 @@ from reconciler.spec.nodes import Node, place
 from reconciler.spec.schema import ComposeFile, Spec
 from reconciler.spec.tree import SpecFile
 
-SECTIONS = ("registries", "mirrors", "images", "tags", "networks", "volumes", "secrets", "configs", "containers")
+SECTIONS = (
+    "registries",
+    "mirrors",
+    "images",
+    "tags",
+    "networks",
+    "volumes",
+    "secrets",
+    "configs",
+    "containers",
+    "syncs",
+)
 
 Path = tuple[str | int, ...]
 

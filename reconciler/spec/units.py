@@ -18,6 +18,7 @@ _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?)(b|[kmgt](?:i?b)?)?", re.ASCI
 _DURATION = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:us|ms|[smhd]))+", re.ASCII)
 _PART = re.compile(r"([0-9.]+)(us|ms|[smhd])", re.ASCII)
 _ID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%)?", re.ASCII)
 _MODE = re.compile(r"0o?([0-7]{3,4})", re.ASCII)
 
 
@@ -42,6 +43,15 @@ def parse_duration(text: str) -> float:
     if seconds > MAX_DURATION:
         raise InvalidError("the duration is too long", hint="at most ten years (3650d)")
     return seconds
+
+
+def parse_share(text: str) -> float:
+    """A part of a whole from ``0.3`` or ``30%``. Raises ``InvalidError``."""
+    match = _SHARE.fullmatch(text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= share <= 1:
+        raise InvalidError("malformed share", hint="write a number from 0 to 1 such as 0.3, or 30%")
+    return share
 
 
 def parse_mode(text: str) -> int:

@@ -343,7 +343,6 @@ def test_y35_host_level_options_name_their_rule(load, fields, rule):
 @pytest.mark.parametrize(
     ("body", "address", "field"),
     [
-        ("syncs: {a: {from: b}}", "stack/shop", "syncs"),
         ("containers: {w: {image: a/b, healthcheck: {test: x}}}", "container/shop/w", "healthcheck"),
         ("containers: {w: {image: a/b, healthcheck: }}", "container/shop/w", "healthcheck"),
         ("containers: {w: {build: .}}", "container/shop/w", "build"),

@@ -95,7 +95,9 @@ def test_the_schema_refuses_mistakes(validator, body):
         "containers: {web: {image: x, init: '${INIT}', mem_limit: 5, command: , x-note: [1]}}",
         "containers: {web: {image: x, ports: [80, '81:80'], depends_on: [a], networks: [b], env_file: c}}",
         "containers:\nimages:\n",
-        "syncs: {a: {from: b}}",
+        "syncs: {a: {from: b, tags: [x, 1.10], prune: true}}",
+        "syncs: {a: {from: b, tags: {newest: 3, semver: '>=1'}, prune: {protect: [x.*], max_delete_share: 30%}}}",
+        "syncs:\n",
     ],
 )
 def test_the_schema_accepts_what_the_loader_accepts(validator, body):
