@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from typing import TYPE_CHECKING
 
 from reconciler.errors import HostError
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 BACKUP = f"{FILE}.backup"
 _POINT = "database.backup"
+
+
+def query_backup(root: Path, sql: str) -> list[sqlite3.Row]:
+    """All rows of one SELECT on the backup; none when there is no backup that can be read."""
+    try:
+        with contextlib.closing(connect(f"{(root / BACKUP).absolute().as_uri()}?mode=ro&immutable=1")) as backup:
+            return backup.execute(sql).fetchall()
+    except sqlite3.DatabaseError:
+        return []
 
 
 def back_up(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.containers.rows import ContainerTable
 from reconciler.engine.embedded.containers.volumes import VolumeTable
@@ -24,7 +25,11 @@ from reconciler.store.readonly import ReadOnlyDatabase
 from reconciler.store.schema import STORE
 from reconciler.store.snapshots import Snapshots
 
+if TYPE_CHECKING:
+    import sqlite3
+
 SCHEMAS = (STORE, ENGINE)
+_LAST_GENERATION = "SELECT coalesce(max(number), 0) FROM generations"
 _log = Logger("engine")
 
 
@@ -118,28 +123,30 @@ class WriterState(State):
 
     def __init__(self, identity: Identity, database: WritableDatabase) -> None:
         super().__init__(identity, database)
-        self._recorded = self._last_generation()
+        self._backed_up: int | None = None
 
     def close_pass(self) -> None:
         """Ends a turn: what was written is moved to where readers need no side files.
 
-        After a recorded apply the database is backed up as well.
+        After a recorded apply the database is backed up as well, be it that of a process that was killed before.
         """
-        self.database.close_pass()
-        last = self._last_generation()
-        if last != self._recorded:
-            from reconciler.store.backup import back_up
+        from reconciler.store.backup import back_up, query_backup
 
+        self.database.close_pass()
+        last = _last(self.database.query(_LAST_GENERATION))
+        if self._backed_up is None:
+            self._backed_up = _last(query_backup(self.root, _LAST_GENERATION))
+        if last != self._backed_up:
             try:
                 back_up(self.root)
             except HostError as error:  # what was applied is applied; the next turn tries again
                 _log.warning("not-backed-up", error=str(error), hint=error.hint)
             else:
-                self._recorded = last
+                self._backed_up = last
 
-    def _last_generation(self) -> int:
-        found: int = self.database.query("SELECT coalesce(max(number), 0) FROM generations")[0][0]
-        return found
+
+def _last(rows: list[sqlite3.Row]) -> int:
+    return int(rows[0][0]) if rows else 0
 
 
 def _names(directory: Path) -> set[str]:
