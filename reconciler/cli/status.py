@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
-from reconciler.cli.table import ago, table
+from reconciler.cli.table import ago, span, table
 from reconciler.model.observed import (
     Interest,
     Observed,
     ObservedContainer,
     ObservedImage,
     ObservedNetwork,
+    ObservedSync,
     ObservedTag,
 )
 from reconciler.printable import printable
@@ -118,8 +119,20 @@ def _others(observed: Observed) -> Iterator[tuple[str, str]]:
             yield str(address), (item.local.short if item.local else "missing here") + pushed
         elif isinstance(item, ObservedNetwork):
             yield str(address), "; ".join(drift.actual for drift in item.drift) or "up"
+        elif isinstance(item, ObservedSync):
+            yield str(address), _sync(item, observed.now)
         elif not isinstance(item, ObservedContainer):
             yield str(address), "recorded"
+
+
+def _sync(sync: ObservedSync, now: float) -> str:
+    """How a sync is: ``5 tags, checked 2 minutes ago, next check in 58 minutes``."""
+    if sync.checked_at is None:
+        return "recorded, not checked yet"
+    left = (sync.due_at or now) - now
+    due = f"next check in {span(left)}" if left > 0 else "next check is due"
+    failed = f", failed: {sync.error}" if sync.error else ""
+    return f"{sync.counted} tag{'s' * (sync.counted != 1)}, checked {ago(now - sync.checked_at)}, {due}{failed}"
 
 
 def _shown_ports(ports: list[PortMapping]) -> str:
@@ -159,6 +172,18 @@ def _document(
         "now": time.time(),
         "generation": last.number if last else None,
         "containers": containers,
+        "syncs": [
+            {
+                "address": str(address),
+                "source": item.form.get("source"),
+                "tags": item.counted,
+                "checked_at": item.checked_at,
+                "next_check_at": item.due_at,
+                "error": item.error,
+            }
+            for address, item in sorted(observed.resources.items())
+            if isinstance(item, ObservedSync)
+        ],
         "resources": [{"address": address, "state": state} for address, state in _others(observed)],
         "daemon": dataclasses.asdict(daemon) if daemon else None,
     }

@@ -57,7 +57,7 @@ class SyncPerformer:
         def count(more: int) -> None:
             nonlocal sent
             sent += more
-            progress(ProgressEvent(action.address, target.familiar, "copying", sent))
+            progress(ProgressEvent(action.address, target.familiar, "uploading", sent))
 
         if self._client().tag_digest(target) == action.wanted:
             return Outcome(False, action.wanted)
