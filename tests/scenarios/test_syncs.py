@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,6 +264,33 @@ def test_a_daemon_asks_once_an_interval_and_tells_when(
     assert sync["next_check_at"] - sync["checked_at"] == pytest.approx(3600)
     daemon.send_signal(signal.SIGTERM)
     assert host.finish(daemon).code == 143
+
+
+def test_the_example_converges(host: Host, upstream: RegistryServer, mirror: RegistryServer) -> None:
+    """As it stands, but for the ports of the two registries."""
+    text = (Path(__file__).parents[2] / "examples/syncs/syncs.yaml").read_text()
+    host.write(text.replace("127.0.0.1:5000", upstream.host).replace("127.0.0.1:5001", mirror.host), "syncs.yaml")
+    with ExitStack() as held:
+        app, tools, mirrored, filtered = (
+            held.enter_context(RepositoryImages(name))
+            for name in (
+                f"{upstream.host}/app",
+                f"{upstream.host}/tools",
+                f"{mirror.host}/mirror/app",
+                f"{mirror.host}/mirror/tools",
+            )
+        )
+        for version in ("0.9", "1.0", "1.1", "1.2", "2.0"):
+            app.image(version, version.encode())
+        mirrored.image("keep-this", b"kept")
+        mirrored.image("stale", b"stale")
+        parts = {"amd64": tools.image(None, b"amd"), "arm64": tools.image(None, b"arm", architecture="arm64")}
+        for tag in ("stable", "edge", "other"):
+            tools.index(tag, parts)
+        host.apply()
+        assert mirrored.tags().keys() == {"1.1", "1.2", "keep-this"}
+        assert filtered.tags().keys() == {"stable", "edge"}
+    assert host.is_converged()
 
 
 def _daemon(host: Host) -> dict[str, Any]:
