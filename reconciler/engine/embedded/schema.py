@@ -148,5 +148,15 @@ ENGINE = Schema(
             PRIMARY KEY (sync, source, platforms)
         ) WITHOUT ROWID;
         """,
+        """
+        -- When a tag at a registry was first seen with the digest it has: see `tag_ledger`.
+        CREATE TABLE tag_ledger (
+            repository TEXT NOT NULL,
+            tag TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            seen_at REAL NOT NULL,
+            PRIMARY KEY (repository, tag)
+        ) WITHOUT ROWID;
+        """,
     ),
 )

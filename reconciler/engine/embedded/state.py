@@ -10,6 +10,7 @@ from reconciler.engine.embedded.containers.volumes import VolumeTable
 from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
 from reconciler.engine.embedded.schema import ENGINE
 from reconciler.engine.embedded.syncs.rows import SyncTable
+from reconciler.engine.embedded.tag_ledger import TagLedger
 from reconciler.engine.embedded.upkeep.ages import ClockTable
 from reconciler.errors import HostError, InvalidError
 from reconciler.log import Logger
@@ -52,6 +53,7 @@ class State:
         self.entries = Entries(database)
         self.tags = Tags(database)
         self.syncs = SyncTable(database)
+        self.tag_ledger = TagLedger(database)
         self.containers = ContainerTable(database)
         self.generations = Generations(database)
         self.clock = ClockTable(database)

@@ -91,6 +91,7 @@ def note(state: State, interest: Interest, observed: Observed) -> None:
             continue
         view = found.view
         if isinstance(view, SyncView):
+            state.tag_ledger.note(sync.source, view.seen, observed.now)
             if sync.platforms:
                 narrowed: dict[Digest, Digest] = {
                     item.source: item.wanted for tag, item in view.chosen.items() if companion_of(tag) is None

@@ -34,6 +34,7 @@ class SyncRepositories:
         self._client = client
         self._fetched = fetched
         self._measure = measure
+        self._now = time.time()
         self._narrowed: dict[str, dict[Digest, Digest]] = {}
 
     def tags(self, repository: str) -> Collection[str]:
@@ -102,11 +103,11 @@ class SyncRepositories:
             parts |= {blob.digest: blob.size for blob in inner.blobs}
         return parts
 
-    def first_seen(self, repository: str, digests: Mapping[str, Digest]) -> Mapping[str, float]:  # noqa: ARG002
-        return {}
+    def first_seen(self, repository: str, digests: Mapping[str, Digest]) -> Mapping[str, float]:
+        return self._state.tag_ledger.first_seen(repository, digests, self._now)
 
     def now(self) -> float:
-        return time.time()
+        return self._now
 
     def _read(self, repository: str, digest: Digest) -> bytes:
         if digest not in self._fetched:
