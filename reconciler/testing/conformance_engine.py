@@ -22,6 +22,7 @@ from reconciler.model.action import (
     CommitImage,
     CreateContainer,
     EnsureVolume,
+    PruneTag,
     PullImage,
     ReleaseVolume,
     RemoveContainer,
@@ -32,13 +33,14 @@ from reconciler.model.action import (
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
 from reconciler.model.desired import Desired
-from reconciler.model.observed import CommitKey, Observed, ObservedContainer, ObservedImage
+from reconciler.model.observed import CommitKey, Observed, ObservedContainer, ObservedImage, ObservedSync, SyncView
 from reconciler.model.policy import PlanOptions
-from reconciler.model.resources import Commit, Container, Image, Volume
+from reconciler.model.resources import Commit, Container, Image, Prune, Volume
+from reconciler.model.selection import TagSelection
 from reconciler.plan.interest import interest_of
 from reconciler.plan.plan import Plan
 from reconciler.reconcile import look, prepare
-from reconciler.testing.builders import Stack
+from reconciler.testing.builders import Stack, digest
 
 PATIENCE = 20.0
 """Seconds within which a container must start, end or stop."""
@@ -49,7 +51,8 @@ class Harness:
     """An engine on an empty root, and what it can run.
 
     ``images`` are two references that can be pulled and differ. ``service`` are container fields of one that keeps
-    running and stops when asked, ``succeeds`` and ``fails`` of jobs that end with 0 and with another code.
+    running and stops when asked, ``succeeds`` and ``fails`` of jobs that end with 0 and with another code. The images
+    are tags 1 and 2 of one repository; ``copies`` makes the name of one that does not exist.
     """
 
     engine: Engine
@@ -57,12 +60,20 @@ class Harness:
     service: dict[str, Any] = field(default_factory=dict)
     succeeds: dict[str, Any] = field(default_factory=dict)
     fails: dict[str, Any] = field(default_factory=dict)
+    copies: str = "copy"
 
     def stack(self, **containers: dict[str, Any]) -> Stack:
         stack = Stack("shop")
         stack.pull("base", self.images[0])
         for name, fields in containers.items():
             stack.container(name, "base", **fields)
+        return stack
+
+    def syncing(self, **fields: Any) -> Stack:
+        """A sync of the repository that both images are in, tags 1 and 2, into another one."""
+        stack = Stack("shop")
+        source = self.images[0].rpartition(":")[0]
+        stack.sync(f"{source}-{self.copies}", source, **{"tags": TagSelection(names=("1", "2")), **fields})
         return stack
 
     def plan(self, stack: Stack) -> tuple[Desired, Observed, Plan]:
@@ -217,6 +228,48 @@ class EngineConformance:
             stack.tag("shop.example/app:live", "base")
             harness.apply(stack)
             assert harness.plan(stack)[2].changes == ()
+
+    def test_a_sync_copies_what_differs_and_is_then_left_alone(self, harness: Harness) -> None:
+        stack = harness.syncing()
+        steps = harness.plan(stack)[2].steps
+        assert [step.action.verb for step in steps] == ["set", "copy", "copy"]
+        assert all(outcome.changed for outcome in harness.apply(stack))
+        assert harness.plan(stack)[2].changes == ()
+        with harness.engine.turn(PATIENCE):
+            assert not any(harness.engine.perform(step.action, lambda _: None).changed for step in steps)
+
+    def test_a_sync_that_prunes_takes_away_only_what_is_as_it_was_planned(self, harness: Harness) -> None:
+        harness.apply(harness.syncing())
+        fewer = harness.syncing(tags=TagSelection(names=("2",)), prune=Prune())
+        *_, step = harness.plan(fewer)[2].steps
+        assert isinstance(step.action, PruneTag)
+        with harness.engine.turn(PATIENCE):
+            with pytest.raises(ConflictError):
+                harness.engine.perform(replace(step.action, digest=digest("another")), lambda _: None)
+            assert harness.engine.perform(step.action, lambda _: None).changed
+            assert not harness.engine.perform(step.action, lambda _: None).changed
+
+    def test_a_sync_is_not_looked_at_before_it_is_due(self, harness: Harness) -> None:
+        stack = harness.syncing()
+        interest = interest_of(prepare(stack.desired(), harness.engine))
+        (address,) = interest.syncs
+        with harness.engine.turn(PATIENCE):
+            harness.engine.note(interest, harness.engine.observe(interest))
+        due = harness.engine.observe(replace(interest, only_due=True)).resources[address]
+        asked = harness.engine.observe(interest).resources[address]
+        assert isinstance(due, ObservedSync)
+        assert isinstance(asked, ObservedSync)
+        assert due.view is None
+        assert isinstance(asked.view, SyncView)
+        assert (asked.checked_at is not None) and asked.counted == 2
+
+    def test_a_sync_that_is_dropped_leaves_both_sides_as_they_are(self, harness: Harness) -> None:
+        stack = harness.syncing()
+        harness.apply(stack)
+        harness.apply(Stack("shop"))
+        assert not any(address.kind == "sync" for address in harness.observe(Stack("shop")).resources)
+        assert [change.reason.code for change in harness.plan(stack)[2].changes] == ["missing"]
+        assert [step.action.verb for step in harness.plan(stack)[2].steps] == ["set"]
 
     def test_a_volume_that_leaves_keeps_its_place(self, harness: Harness) -> None:
         address = Address("volume", "shop/data")

@@ -36,7 +36,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServe
 
 class TestEmbeddedEngine(EngineConformance):
     @pytest.fixture
-    def harness(self, tmp_path: Path, registry: RegistryServer) -> Iterator[Harness]:
+    def harness(self, tmp_path: Path, registry: RegistryServer, request: pytest.FixtureRequest) -> Iterator[Harness]:
         host = Host(tmp_path)
         with EmbeddedEngine(host.root) as engine:
             harness = Harness(
@@ -45,6 +45,7 @@ class TestEmbeddedEngine(EngineConformance):
                 service={"command": ("sleep", "3600"), "stop_signal": "SIGKILL"},
                 succeeds={"command": ("sh", "-c", "echo made > /made"), "restart": "no"},
                 fails={"command": ("sh", "-c", "exit 3"), "restart": "no"},
+                copies=request.node.name.replace("_", "-"),
             )
             # Another stack has told this host, once for all, that the registry speaks plain HTTP.
             other = Stack("other")
