@@ -12,6 +12,7 @@ from reconciler.engine.sync_view import look
 from reconciler.errors import ConflictError, NotFoundError, RegistryError
 from reconciler.model.action import CopyTag, DropSync, PruneTag, SetSync
 from reconciler.model.address import Address
+from reconciler.model.canonical import form
 from reconciler.model.facts import Known, RemoteTag, Unknown
 from reconciler.model.observed import Interest, Observed, ObservedSync, SyncView
 from reconciler.model.resources import Sync
@@ -35,8 +36,8 @@ class MemorySyncs:
         for address in sorted(self._recorded.keys() | interest.syncs.keys()):
             known = self._recorded.get(address, ObservedSync())
             sync = interest.syncs.get(address)
-            is_due = known.due_at is None or known.due_at <= self._clock.now().timestamp()
-            asked = sync is not None and (is_due or not interest.only_due)
+            is_due = known.due_at is None or known.due_at <= self.now() or (sync and known.form != form(sync))
+            asked = is_due or not interest.only_due
             yield address, replace(known, view=look(sync, self) if sync is not None and asked else None)
 
     def note(self, interest: Interest, observed: Observed) -> None:

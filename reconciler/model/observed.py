@@ -195,7 +195,7 @@ class Observed:
 class Interest:
     """What an observation is asked for. ``stacks`` None means everything, as for a listing.
 
-    The registries of ``syncs`` are asked; with ``only_due``, of those whose interval is over."""
+    The registries of ``syncs`` are asked; with ``only_due``, of those whose interval is over or that changed."""
 
     stacks: frozenset[str] | None = None
     source: str = ""

@@ -35,17 +35,20 @@ from reconciler.model.resources import (
     Mount,
     Network,
     Port,
+    Prune,
     Pull,
     Registry,
     Resource,
     Restart,
     Retention,
     Sensitive,
+    Sync,
     Tag,
     Volume,
 )
 from reconciler.model.resources import Commit as CommitSource
 from reconciler.model.resources import Container as ContainerSpec
+from reconciler.model.selection import TagSelection
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.plan.json import document
@@ -144,7 +147,31 @@ def stacks(draw: st.DrawFn, name: str = "shop") -> Stack:
             reference = Reference.parse(f"r.example.com/{name}/{image}:{index}")
             push = draw(st.sampled_from([None, "owned", "always"]))
             stack.add(Address("tag", str(reference)), Tag(reference, in_stack("image", name, image), push))
+    if draw(st.booleans()):
+        stack.add(Address("sync", f"r.example.com/mirror/{name}"), draw(_syncs(name)))
     return stack
+
+
+@st.composite
+def _syncs(draw: st.DrawFn, name: str) -> Sync:
+    patterns = st.sampled_from([(), ("1",), (".*",)])
+    selection = st.builds(
+        TagSelection,
+        allow=patterns,
+        deny=st.sampled_from([(), ("2",)]),
+        semver=st.sampled_from(["", ">=1", "<2"]),
+        newest=st.sampled_from([None, 1]),
+        min_age=st.sampled_from([None, 0.0]),
+    )
+    return Sync(
+        f"r.example.com/mirror/{name}",
+        "docker.io/library/app",
+        draw(selection),
+        draw(st.sampled_from([(), (Platform("linux", "amd64"),)])),
+        draw(st.booleans()),
+        draw(st.none() | st.builds(Prune, patterns, st.sampled_from([0.0, 1.0]))),
+        draw(st.sampled_from([60.0, 3600.0])),
+    )
 
 
 @st.composite
@@ -224,7 +251,7 @@ def _apply(desired: Desired, engine: MemoryEngine) -> Session:
 
 
 def _check_converged(desired: Desired, engine: MemoryEngine) -> None:
-    result = look(prepare(desired, engine), engine, OPTIONS)[1]
+    result = look(prepare(desired, engine), engine, replace(OPTIONS, asked=True))[1]
     assert (result.changes, result.steps, result.blocked) == ((), (), ()), render(result)
 
 

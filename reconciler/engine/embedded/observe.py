@@ -13,6 +13,7 @@ from reconciler.engine.embedded.syncs.rows import SyncRow
 from reconciler.engine.embedded.wiring import Wiring, without_stack
 from reconciler.errors import NotFoundError
 from reconciler.model.address import Address
+from reconciler.model.canonical import form
 from reconciler.model.facts import RemoteTag, Unknown
 from reconciler.model.observed import (
     Interest,
@@ -168,7 +169,7 @@ class Observer:
                 others[address] = ObservedSync(row.form, row.stack)
                 continue
             sync = interest.syncs.get(address)
-            asked = sync is not None and (row.is_due(now) or not interest.only_due)
+            asked = sync is not None and (not interest.only_due or row.is_due(now) or row.form != form(sync))
             view = look(sync) if sync is not None and asked else None
             resources[address] = ObservedSync(
                 row.form, row.stack, view, row.checked_at, row.due_at, row.counted, row.error
