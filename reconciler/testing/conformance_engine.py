@@ -253,6 +253,7 @@ class EngineConformance:
         stack = harness.syncing()
         interest = interest_of(prepare(stack.desired(), harness.engine))
         (address,) = interest.syncs
+        harness.apply(stack)
         with harness.engine.turn(PATIENCE):
             harness.engine.note(interest, harness.engine.observe(interest))
         due = harness.engine.observe(replace(interest, only_due=True)).resources[address]
