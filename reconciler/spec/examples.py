@@ -144,7 +144,9 @@ Copies from one repository to another, by the one that receives them. Nothing is
 where both are at one registry, else streamed through, each once, and verified on the way. A tag is written when all
 that it names is there. What somebody else writes under a chosen tag at the target is put right again; other tags there
 are left alone unless `prune` says otherwise. A tag that shares its manifest with one that stays, stays too. Leaving the
-specs changes neither repository. A manifest that is no index is copied whatever `platforms` says.
+specs changes neither repository. A manifest that is no index is copied whatever `platforms` says. A signature that is
+made after its image was copied is seen where it is a tag `sha256-...`, as cosign makes them; one that only the
+registry lists goes along when the tag is copied again.
 """,
     "networks": """\
 Bridge networks of the stack. A container that names none joins the stack's network `default`, which needs no entry.

@@ -116,6 +116,15 @@ def test_everything_goes_along_and_a_second_run_sends_nothing(
     assert upstream.requests("GET", blob) == 1
     assert "checked" in host.run("status").out
 
+    late = f"sha256-{one.hex}.sbom"
+    source.image(late, b"made later")
+    assert tag_fields(host).keys() == {late}
+    host.apply()
+    assert target.tags() == source.tags()
+    host.run("destroy", "mirrors", "--yes")
+    assert host.run("status", "-o", "json").json["syncs"] == []
+    assert target.tags() == source.tags()
+
 
 def test_within_one_registry_blobs_are_mounted(host: Host, upstream: RegistryServer, source: RepositoryImages) -> None:
     layer = os.urandom(100_000)

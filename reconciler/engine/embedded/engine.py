@@ -187,6 +187,7 @@ class EmbeddedEngine:
         addresses += [Address.parse(row.owner) for row in state.volumes.all().values() if row.owner]
         addresses += [row.address for row in state.containers.all() if row.address is not None]
         found = {address.stack for address in addresses} | {row.stack for row in state.tags.all().values()}
+        found |= {row.stack for row in state.syncs.all().values()}
         return frozenset(found.union(*(fact.stacks for fact in state.facts.all().values()))) - {""}
 
     @property
