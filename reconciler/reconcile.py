@@ -105,7 +105,8 @@ class Session:
             self.desired = self.desired.sealed(self.engine.seal)
             options = self._options()
             observed, plan = look(self.desired, self.engine, options, self.due, exclude=exclude)
-            self.engine.note(_interest(self.desired, options, exclude), observed)
+            pending = {step.action.address for step in plan.steps}
+            self.engine.note(_interest(self.desired, options, exclude), observed, pending)
             ready = self._ready(plan, exclude)
             performed = run(
                 ready,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
@@ -178,9 +178,9 @@ class MemoryEngine:
                 self._sources[generation.source] = generation.stacks
             return number
 
-    def note(self, interest: Interest, observed: Observed) -> None:
+    def note(self, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
         with self._lock:
-            self._syncs.note(interest, observed)
+            self._syncs.note(interest, observed, pending)
 
     def generations(self) -> Sequence[Generation]:
         return tuple(self._generations)

@@ -40,7 +40,7 @@ class MemorySyncs:
             asked = is_due or not interest.only_due
             yield address, replace(known, view=look(sync, self) if sync is not None and asked else None)
 
-    def note(self, interest: Interest, observed: Observed) -> None:
+    def note(self, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
         """See ``Engine.note``."""
         for address, sync in interest.syncs.items():
             found = observed.resources.get(address)
@@ -49,7 +49,7 @@ class MemorySyncs:
             if isinstance(found.view, SyncView):
                 self._see(sync.source, found.view.seen)
             failed = isinstance(found.view, Unknown) or bool(found.view.failed)
-            wait = min(RETRY, sync.interval) if failed else sync.interval
+            wait = min(RETRY, sync.interval) if failed else 0.0 if address in pending else sync.interval
             known = self._recorded.get(address, ObservedSync())
             counted = len(found.view.chosen) if isinstance(found.view, SyncView) else known.counted
             self._recorded[address] = replace(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from reconciler.model.action import Action
@@ -111,9 +111,12 @@ class Engine(Protocol):
     def observe(self, interest: Interest, hosts: HostFacts = HostFacts()) -> Observed:
         """What there is. Writes nothing, and works on a root that does not exist yet or cannot be written."""
 
-    def note(self, interest: Interest, observed: Observed) -> None:
+    def note(self, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
         """Keeps what an observation found that later ones go by, and that no action is about: when a sync's registries
-        were asked, when a tag was first seen. Must hold the turn."""
+        were asked, when a tag was first seen. Must hold the turn.
+
+        ``pending`` are the addresses with something left to do: a sync among them is due again at once, so that
+        whoever comes next sees whether it was done."""
 
     def perform(self, action: Action, progress: Progress) -> Outcome:
         """Carries out one action. Must hold the turn. Safe to call from several threads."""

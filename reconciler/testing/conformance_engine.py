@@ -255,7 +255,11 @@ class EngineConformance:
         (address,) = interest.syncs
         harness.apply(stack)
         with harness.engine.turn(PATIENCE):
-            harness.engine.note(interest, harness.engine.observe(interest))
+            harness.engine.note(interest, harness.engine.observe(interest), {address})
+            still = harness.engine.observe(replace(interest, only_due=True)).resources[address]
+            harness.engine.note(interest, harness.engine.observe(interest), ())
+        assert isinstance(still, ObservedSync)
+        assert still.view is not None  # there was work left
         due = harness.engine.observe(replace(interest, only_due=True)).resources[address]
         asked = harness.engine.observe(interest).resources[address]
         assert isinstance(due, ObservedSync)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -118,12 +118,12 @@ class EmbeddedEngine:
 
         return view.observer.observe(interest, ask, look, may_set_sysctls=view.host.may_set_sysctls)
 
-    def note(self, interest: Interest, observed: Observed) -> None:
+    def note(self, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
         if not interest.syncs:
             return
         from reconciler.engine.embedded.syncs.copies import note
 
-        note(self.writer().state, interest, observed)
+        note(self.writer().state, interest, observed, pending)
 
     def perform(self, action: Action, progress: Progress) -> Outcome:
         from reconciler.engine.embedded.perform import Performer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.state import State
@@ -11,6 +11,7 @@ from reconciler.engine.embedded.syncs.repositories import narrowed_key
 from reconciler.engine.port import Outcome, Progress, ProgressEvent
 from reconciler.errors import ConflictError, ReconcilerError
 from reconciler.model.action import CopyTag, DropSync, PruneTag, SetSync
+from reconciler.model.address import Address
 from reconciler.model.facts import Unknown
 from reconciler.model.observed import Interest, Observed, ObservedSync, SyncView
 from reconciler.oci.companion import companion_of
@@ -83,7 +84,7 @@ class SyncPerformer:
         return Outcome(self._client().delete_manifest(target.with_digest(action.digest)))
 
 
-def note(state: State, interest: Interest, observed: Observed) -> None:
+def note(state: State, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
     """See ``Engine.note``."""
     for address, sync in interest.syncs.items():
         found = observed.resources.get(address)
@@ -97,7 +98,8 @@ def note(state: State, interest: Interest, observed: Observed) -> None:
                     item.source: item.wanted for tag, item in view.chosen.items() if companion_of(tag) is None
                 }
                 state.syncs.keep_narrowed(address, narrowed_key(sync), narrowed)
-            state.syncs.looked(address, observed.now, sync.interval, len(view.chosen))
+            wait = 0.0 if address in pending else sync.interval
+            state.syncs.looked(address, observed.now, wait, len(view.chosen))
         failure = view if isinstance(view, Unknown) else next(iter(view.failed.values()), None)
         if failure is not None:
             state.syncs.failed(address, observed.now, sync.interval, failure.reason)
