@@ -97,7 +97,7 @@ def _summary(report: Report) -> str:
     checked = report.checked
     parts = [f"{checked.blobs} blobs ({size(checked.hashed)})", f"{checked.images} images", f"{checked.layers} layers"]
     parts += [f"{checked.files} files in them"] if checked.files else []
-    parts.append(f"{checked.containers} containers")
+    parts.append(f"{checked.containers} container{'' if checked.containers == 1 else 's'}")
     left = f", {len(report.leftovers)} left over (gc or the next apply takes them away)" if report.leftovers else ""
     return f"Checked {', '.join(parts)}: {len(report.damage) or 'nothing'} damaged{left}."
 
