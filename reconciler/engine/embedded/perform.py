@@ -154,7 +154,8 @@ class Performer:
             row,
             action.commit,
             config=action.commit.config,
-            created=row.finished_at or row.created_at,
+            # Its end may not be recorded yet, in the pass that it ended in.
+            created=row.finished_at or self._machinery.containers.ended_at(row),
             command=" ".join(row.settings.args),
         )
         return self._name_image(action.address, record, EntryRow(action.form, key))

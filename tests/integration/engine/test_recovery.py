@@ -17,9 +17,9 @@ from reconciler.engine.embedded.perform import opener
 from reconciler.engine.embedded.state import WriterState
 from reconciler.errors import ConflictError, HostError, InvalidError, RuntimeFailure
 from reconciler.linux import mounts
-from reconciler.model.action import StartContainer
+from reconciler.model.action import CommitImage, StartContainer
 from reconciler.model.address import Address
-from reconciler.model.resources import Container, FileContent, Import, Mount, Network, Port
+from reconciler.model.resources import Commit, Container, FileContent, Import, Mount, Network, Port
 from reconciler.oci.digest import Digest
 from reconciler.testing.host import Host, forwarding
 from reconciler.testing.images import busybox_archive
@@ -96,6 +96,24 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     left = host.close()
     forwarding(before)
     assert not left, "\n".join(left)
+
+
+def test_a_commit_has_the_date_of_an_end_that_is_not_recorded_yet(scene: Scene) -> None:
+    """Else the same layer would be another image in the pass after the one that its container ended in."""
+    image = Address("image", "shop/made")
+    action = CommitImage(image, Commit(Address("container", "shop/job")), None, {})
+    digests = []
+    with scene.engine.turn(5):
+        row = scene.start("job", replace(SLEEPER, command=("true",), networks=(), ports=()))
+        scene.machinery.containers.task(row).monitor.wait(10)
+        digests.append(scene.engine.perform(action, lambda _: None).digest)
+        assert scene.machinery.state.containers.get(row.id).finished_at is None
+    scene.again()
+    with scene.engine.turn(5):
+        assert scene.machinery.state.containers.get(row.id).finished_at is not None
+        scene.machinery.state.entries.drop(image)
+        digests.append(scene.engine.perform(action, lambda _: None).digest)
+    assert digests[0] == digests[1]
 
 
 def test_the_end_of_a_container_that_was_recorded_but_not_cleared_away(scene: Scene) -> None:
