@@ -65,6 +65,17 @@ def look(
     return observed, made
 
 
+def remember(desired: Desired, engine: Engine, options: PlanOptions, observed: Observed, timeout: float | None) -> None:
+    """Keeps what a look without a pass saw of tags: without that, none would ever be old enough.
+
+    It takes the turn only where age matters. ``desired`` and ``observed`` are those of the look.
+    """
+    tracks = (pull.picks for pull in pulls_of(desired).values())
+    if any(track is not None and track.min_age is not None for track in tracks):
+        with engine.turn(timeout):
+            engine.note(replace(_interest(desired, options, ()), syncs={}), observed, ())
+
+
 @dataclass(frozen=True, slots=True)
 class PassReport:
     """One pass. ``settled`` when no step was left to run and nothing is being waited for."""

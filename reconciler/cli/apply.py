@@ -79,7 +79,7 @@ def _apply(
     saved: SavedPlan | None = None,
 ) -> int:
     from reconciler.plan.saved import same_work
-    from reconciler.reconcile import is_recorded, look, prepare
+    from reconciler.reconcile import is_recorded, look, prepare, remember
 
     desired = prepare(desired, engine, pins)
     observed, plan = look(desired, engine, wanted, sizes=True)
@@ -93,6 +93,8 @@ def _apply(
         context.stdout.write(render(context, plan, "text"))
         context.stdout.flush()
     if plan.empty and (plan.errored or not desired.resources or is_recorded(engine, desired, observed)):
+        if saved is None:
+            remember(desired, engine, wanted, observed, context.lock_timeout)
         _print_report(context, options, None, plan)
         return 1 if plan.errored else 0
     if not plan.empty and saved is None and not options.yes and not _agreed(context, options, plan):

@@ -113,7 +113,8 @@ def describe(container: ObservedContainer, now: float) -> str:
 def _others(observed: Observed) -> Iterator[tuple[str, str]]:
     for address, item in sorted(observed.resources.items()):
         if isinstance(item, ObservedImage):
-            yield str(address), f"{item.digest.short}" + ("" if item.complete else ", incomplete")
+            state = f"{item.digest.short}" + ("" if item.complete else ", incomplete")
+            yield str(address), state + (f", tracks {item.picked}" if item.picked else "")
         elif isinstance(item, ObservedTag):
             pushed = f", pushed {item.pushed.short}" if item.pushed else ""
             yield str(address), (item.local.short if item.local else "missing here") + pushed

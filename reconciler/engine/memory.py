@@ -20,7 +20,9 @@ from reconciler.engine.memory_containers import MemoryContainers, commit_key, fi
 from reconciler.engine.memory_kept import Kept, drop, put, stacks_of
 from reconciler.engine.memory_registry import MemoryRegistry
 from reconciler.engine.memory_syncs import MemorySyncs
+from reconciler.engine.memory_tracking import MemoryRepository, Sightings
 from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
+from reconciler.engine.tag_pick import resolve_tracked
 from reconciler.errors import ConflictError, LockedError, NotFoundError, RegistryError
 from reconciler.model import action as act
 from reconciler.model.address import Address
@@ -72,6 +74,7 @@ class MemoryEngine:
         self._kept = Kept()
         self._containers = MemoryContainers(self.clock)
         self._syncs = MemorySyncs(self.registry, self.clock)
+        self._sightings = Sightings(self.clock)
         self._sources: dict[str, frozenset[str]] = {}
         self._generations: list[Generation] = []
         self._lock = threading.RLock()
@@ -91,6 +94,9 @@ class MemoryEngine:
             return {address: self._resolve(pull) for address, pull in pulls.items()}
 
     def _resolve(self, pull: Pull) -> Resolution:
+        if (selection := pull.picks) is not None:
+            repository = MemoryRepository(pull, self.registry, self._sightings, self._resolve, self._kept.pulled)
+            return resolve_tracked(pull, selection, repository)
         stored = self._stored(pull.reference)
         if stored and pull.policy in ("missing", "never"):
             return Pin(stored, answered_by="store")
@@ -181,6 +187,7 @@ class MemoryEngine:
     def note(self, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
         with self._lock:
             self._syncs.note(interest, observed, pending)
+            self._sightings.note()
 
     def generations(self) -> Sequence[Generation]:
         return tuple(self._generations)

@@ -25,7 +25,7 @@ _SETS = frozenset(
     {"ports", "mounts", "secrets", "configs", "environment", "labels", "exposed_ports", "platforms", "protect"}
 )
 # They say when something happens or where bytes lie, not what the resource is.
-_NOT_STORED = frozenset({"depends_on", "state", "policy", "path"})
+_NOT_STORED = frozenset({"depends_on", "state", "policy", "path", "track"})
 # Written as an object keyed by the first element.
 _MAPS = frozenset({"environment", "labels"})
 

@@ -31,7 +31,8 @@ class Pin:
     """A tag pinned to the manifest of one platform.
 
     ``blobs`` is the config and the layers, or empty when the image is on disk already. ``index`` is the digest the
-    tag itself had when that was an index. ``answered_by`` is ``origin``, a mirror's URL or ``store``.
+    tag itself had when that was an index. ``answered_by`` is ``origin``, a mirror's URL or ``store``. ``tag`` is the
+    one that was picked for an image that tracks a repository, and ``why`` says why in a clause.
     """
 
     digest: Digest
@@ -39,6 +40,8 @@ class Pin:
     blobs: tuple[Descriptor, ...] = ()
     answered_by: str = "origin"
     note: str = ""
+    tag: str = ""
+    why: str = ""
 
 
 Resolution = Pin | Absent | Unknown

@@ -57,13 +57,17 @@ class CommitKey:
 
 @dataclass(frozen=True, slots=True)
 class ObservedImage:
-    """A recorded image entry. ``complete`` is false when a blob or a layer of it is missing on disk."""
+    """A recorded image entry. ``complete`` is false when a blob or a layer of it is missing on disk.
+
+    ``picked`` tells, for an entry that tracks a repository, which tag the last pass picked and why.
+    """
 
     form: Form
     digest: Digest
     complete: bool = True
     index: Digest | None = None
     commit: CommitKey | None = None
+    picked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,11 +102,21 @@ PullPolicy = Literal["missing", "always", "newer", "never"]
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """An image from a registry. ``platform`` None is that of the host."""
+    """An image from a registry. ``platform`` None is that of the host.
+
+    With ``track`` the reference names a repository alone, and the tag is picked at every plan; or it has a digest, a
+    pin that only `update` moves.
+    """
 
     reference: Reference
     policy: PullPolicy = "missing"
     platform: Platform | None = None
+    track: TagSelection | None = None
+
+    @property
+    def picks(self) -> TagSelection | None:
+        """What the tag is picked by, or None when the reference says it all."""
+        return self.track if self.reference.digest is None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,10 @@ _BARE_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
-    """A normalised reference. At least one of ``tag`` and ``digest`` is given; ``str()`` parses back to itself."""
+    """A normalised reference. At least one of ``tag`` and ``digest`` is given; ``str()`` parses back to itself.
+
+    Without either, as ``repository_only`` makes it, it names a repository.
+    """
 
     registry: str
     repository: str
@@ -78,6 +81,14 @@ class Reference:
     def with_digest(self, digest: Digest) -> Reference:
         """The same repository, pinned to ``digest`` and without a tag."""
         return Reference(self.registry, self.repository, None, digest)
+
+    def with_tag(self, tag: str) -> Reference:
+        """The same repository, with ``tag`` and no digest."""
+        return Reference(self.registry, self.repository, tag, None)
+
+    def repository_only(self) -> Reference:
+        """The repository alone."""
+        return Reference(self.registry, self.repository)
 
     @property
     def _suffix(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconciler.model import canonical
 from reconciler.model.action import Action, CommitImage, ImportImage, LoadImage, PullImage
@@ -45,6 +45,9 @@ def _plan_pull(draft: Draft, address: Address, image: Image, pull: Pull) -> None
         return
     if pin.note:
         draft.notes.append(f"{address}: {pin.note}")
+    if pin.tag:
+        pull = replace(pull, reference=pull.reference.with_tag(pin.tag), track=None)
+        image = Image(pull)
     draft.digests[address] = pin.digest
     form = {**canonical.form(image), "digest": str(pin.digest)}
     found = draft.current(address, ObservedImage)
@@ -57,11 +60,16 @@ def _plan_pull(draft: Draft, address: Address, image: Image, pull: Pull) -> None
         return
     on_disk = found is not None and found.complete and found.digest == pin.digest
     cost = Cost(disk_bytes=0) if on_disk else _pull_cost(draft, pin, repaired=found is not None and not found.complete)
-    _announce(draft, address, found, form, cost)
+    _announce(draft, address, found, form, cost, pin.why)
     draft.ready[address] = draft.step(PullImage(address, pull, pin, form), gate)
 
 
 def _block_absent(draft: Draft, address: Address, pull: Pull, pin: Absent) -> None:
+    if pull.picks is not None:
+        message = pin.reason
+        hint = "check the name, and what `track` asks for; an image can be pinned as pull: NAME:TAG@sha256:..."
+        draft.block(address, "no-tag", message, hint)
+        return
     if pull.policy == "never":
         message, hint = f"{pull.reference} is not on this host and `pull_policy` is never", "pull it, or allow pulling"
     else:
@@ -87,9 +95,13 @@ def _pull_cost(draft: Draft, pin: Pin, *, repaired: bool) -> Cost:
     return Cost(pull_bytes=sum(missing.values()), disk_bytes=None if missing else 0)
 
 
-def _announce(draft: Draft, address: Address, found: ObservedImage | None, form: Form, cost: Cost) -> None:
+def _announce(
+    draft: Draft, address: Address, found: ObservedImage | None, form: Form, cost: Cost, why: str = ""
+) -> None:
+    """``why`` tells of the tag that was picked."""
     if found is None:
-        draft.change(address, "create", "missing", "it is declared and not on this host", diff({}, form), cost=cost)
+        message = "it is declared and not on this host" + (f"; picked {why}" if why else "")
+        draft.change(address, "create", "missing", message, diff({}, form), cost=cost)
     elif found.form == form and found.complete:
         digest = FieldChange("digest", str(found.digest), form.get("digest"))
         draft.change(address, "update", "drift", "its entry points at another image", (digest,), cost=cost)
@@ -104,6 +116,9 @@ def _announce(draft: Draft, address: Address, found: ObservedImage | None, form:
             code, message = "tag-moved", "its tag points at another image"
         elif "pull.reference" in paths:
             message = "its reference changed"
+        if why:
+            code, message = ("tag-moved", message) if code == "tag-moved" else ("tag-picked", "another tag is picked")
+            message += f": {why}"
         draft.change(address, "update", code, message, fields, cost=cost)
 
 

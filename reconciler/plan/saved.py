@@ -28,6 +28,7 @@ KIND = "reconciler/plan"
 # They change from one look to the next without meaning anything for a plan.
 _PASSING = frozenset(
     {"now", "bytes", "discarded_bytes", "started_at", "finished_at", "streak", "checked_at", "due_at", "counted"}
+    | {"picked"}
 )
 
 
@@ -136,6 +137,8 @@ def _pin(pin: Pin) -> dict[str, Any]:
         "blobs": [blob.to_json() for blob in pin.blobs],
         "answered_by": pin.answered_by,
         "note": pin.note,
+        "tag": pin.tag,
+        "why": pin.why,
     }
 
 
@@ -147,6 +150,8 @@ def _read_pin(value: Any) -> Pin:
         blobs=tuple(Descriptor.from_json(blob, "a blob of the saved plan") for blob in entry["blobs"]),
         answered_by=_text(entry["answered_by"]),
         note=_text(entry["note"]),
+        tag=_text(entry["tag"]),
+        why=_text(entry["why"]),
     )
 
 

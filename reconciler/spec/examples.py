@@ -21,6 +21,10 @@ mirrors:
 images:
   base: debian:bookworm
   app: {pull: registry.example.com/shop/app:1.4, pull_policy: always, platform: linux/amd64}
+  web:
+    pull: registry.example.com/shop/web # no tag: it is picked
+    track: {semver: ">=1.4 <2", min_age: 3d}
+  nightly: {pull: registry.example.com/shop/nightly, track: {pattern: "[0-9]{8}", newest: 1}}
   tools: {import: ./rootfs.tar.gz, config: {cmd: [sh]}}
   legacy: {load: {file: ./images.tar, ref: legacy:1}}
   message:
@@ -138,6 +142,15 @@ the host, as registries are; a mirror's own credentials stand under `registries`
 Images that the host should have, each from one source: pulled, imported from a root filesystem, loaded from an archive,
 or committed from a container. Containers and tags use them by name. An image that a container names by reference alone
 needs no entry.
+
+With `track`, the tags of the repository are listed at every plan, and the newest that fits is the image: the highest
+version with `semver` or where all that fit are versions, else the last by name, numbers in names compared as numbers.
+A tag may begin with `v` and leave out parts: `1.4` counts as 1.4.0. Ranges are npm's: `>=1.4 <2`, `^1.2`, `~1.2.3`,
+`1.x`, `1.2 - 1.4`, `!=1.5.2`, `||`. What follows a hyphen counts as a prerelease, which a range takes only when it
+names one: `>=1.4-0` takes all from 1.4 on, also `1.4.2-alpine`. Patterns are RE2's. `min_age` counts from when this
+host first saw the tag with its digest, while an apply or the daemon ran and never by the image's own date: a new host
+knows no tag yet, and waits, unless `pull` is a pin. While the tags cannot be listed, or none is old enough, the newest
+image of them that is on disk stays.
 """,
     "syncs": """\
 Copies from one repository to another, by the one that receives them. Nothing is stored on this host: blobs are mounted

@@ -16,6 +16,7 @@ from reconciler.model.resources import (
     PullPolicy,
     Tag,
 )
+from reconciler.model.selection import TagSelection
 from reconciler.oci.reference import Reference
 from reconciler.spec import schema
 from reconciler.spec.build import Build, pairs
@@ -26,7 +27,12 @@ from reconciler.spec.stacks import Entry, Stack
 
 _SOURCES = ("pull", "import", "load", "commit")
 # Which fields belong to which source.
-_ONLY_WITH = {"pull_policy": ("pull",), "platform": ("pull", "import"), "config": ("import", "commit")}
+_ONLY_WITH = {
+    "pull_policy": ("pull",),
+    "track": ("pull",),
+    "platform": ("pull", "import"),
+    "config": ("import", "commit"),
+}
 
 
 def build_images(build: Build, stack: Stack) -> None:
@@ -121,10 +127,43 @@ def _source(build: Build, stack: Stack, entry: Entry) -> Pull | Import | Load | 
                 f"it goes with {' or '.join(allowed)}",
             )
     if model.pull is not None:
-        return Pull(model.pull, model.pull_policy, model.platform)
+        return _pull(build, model, entry)
     if model.commit is not None:
         return _commit(build, stack, model.commit, entry)
     return _archive(build, model, entry)
+
+
+def _pull(build: Build, model: schema.Image, entry: Entry) -> Pull | None:
+    assert model.pull is not None
+    reference = Reference.parse(model.pull)
+    if model.track is None:
+        return Pull(reference, model.pull_policy, model.platform)
+    track = model.track
+    if track.semver is None and track.pattern is None and track.newest is None:
+        build.problems.add(
+            entry.at("track", key=True), "track does not say which tag", "give semver, pattern, or newest: 1"
+        )
+    if reference.digest is None and names_tag(model.pull):
+        build.problems.add(
+            entry.at("pull"),
+            "track picks the tag, and pull names one",
+            f"write pull: {reference.repository_only().familiar}; or pin it with a digest, for `update` to move",
+        )
+        return None
+    selection = TagSelection(
+        allow=(track.pattern,) if track.pattern else (),
+        semver=track.semver or "",
+        newest=track.newest,
+        min_age=track.min_age,
+    )
+    pinned = reference.digest is not None
+    return Pull(reference if pinned else reference.repository_only(), model.pull_policy, model.platform, selection)
+
+
+def names_tag(text: str) -> bool:
+    """Whether a reference says its tag, which is not the same as having one."""
+    tag = Reference.parse(text).tag
+    return tag is not None and text.partition("@")[0].endswith(f":{tag}")
 
 
 def _archive(build: Build, model: schema.Image, entry: Entry) -> Import | Load | None:

@@ -34,6 +34,7 @@ from reconciler.spec.fields import (
 from reconciler.spec.mapping import Model, later
 from reconciler.spec.schema_container import POLICIES, Container
 from reconciler.spec.schema_sync import RepositoryName, Sync
+from reconciler.spec.schema_track import Track
 
 
 def mirror_host(value: str) -> str:
@@ -74,9 +75,7 @@ def _subnet(value: str) -> IPv4Network:
 RegistryHost = Annotated[str, checked(parse_registry), WithJsonSchema({"type": "string"})]
 MirrorHost = Annotated[str, checked(mirror_host), WithJsonSchema({"type": "string"})]
 MirrorUrl = Annotated[str, parsed(_mirror_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-ReferenceField = Annotated[
-    Reference, parsed(Reference.parse), WithJsonSchema({"x-kind": "reference", "type": "string"})
-]
+ReferenceText = Annotated[str, checked(Reference.parse), WithJsonSchema({"x-kind": "reference", "type": "string"})]
 TagName = Annotated[str, checked(_tag_reference), WithJsonSchema({"type": "string"})]
 Subnet = Annotated[IPv4Network, parsed(_subnet), WithJsonSchema({"type": "string"})]
 
@@ -166,7 +165,12 @@ class Image(Model):
 
     short: ClassVar[str] = "pull"
 
-    pull: ReferenceField | None = Field(default=None, description="The reference to pull.")
+    pull: ReferenceText | None = Field(default=None, description="The reference to pull.")
+    track: Track | None = Field(
+        default=None,
+        description="Picks the tag of a `pull` that names none. With NAME:TAG@DIGEST in `pull`, that is the image "
+        "until `update` moves it.",
+    )
     import_: Path | None = Field(
         default=None,
         alias="import",

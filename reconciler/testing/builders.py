@@ -27,6 +27,7 @@ from reconciler.model.resources import (
     Tag,
     Volume,
 )
+from reconciler.model.selection import TagSelection
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
 
@@ -51,8 +52,13 @@ class Stack:
         self.owners[address] = frozenset({self.name})
         return address
 
-    def pull(self, name: str, reference: str, policy: PullPolicy = "missing") -> Address:
-        return self.add(in_stack("image", self.name, name), Image(Pull(Reference.parse(reference), policy)))
+    def pull(self, name: str, reference: str, policy: PullPolicy = "missing", **track: Any) -> Address:
+        """With ``track``, fields of a ``TagSelection``, the tag of the repository ``reference`` is picked."""
+        parsed = Reference.parse(reference)
+        if track and parsed.digest is None:
+            parsed = parsed.repository_only()
+        source = Pull(parsed, policy, track=TagSelection(**track) if track else None)
+        return self.add(in_stack("image", self.name, name), Image(source))
 
     def import_(self, name: str, content: str) -> Address:
         data = content.encode()

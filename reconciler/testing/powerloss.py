@@ -177,8 +177,11 @@ class Disk:
         _sync_names(inode)
         for path in copy.iterdir() if copy.is_dir() else ():
             if path.name not in inode.entries and not path.name.startswith(_DATABASE):
-                # Made without an announcement of its own.
-                inode.entries[path.name] = inode.seen[path.name] = _Inode(is_directory=False, copy=path)
+                # Made without an announcement of its own, or with one that is still to come: a file may yet be written.
+                made = _Inode(is_directory=False, copy=path)
+                if path.is_file() and not path.is_symlink():
+                    made = _Inode(is_directory=False, data=path.read_bytes())
+                inode.entries[path.name] = inode.seen[path.name] = made
         for name, child in inode.entries.items():
             if copy.name == "layers":
                 child.copy = copy / name  # with all that was unpacked into it

@@ -246,7 +246,10 @@ def _image(stack: Stack, name: str, source: Any) -> None:
     if isinstance(source, str):
         stack.pull(name, source)
     elif "pull" in source:
-        stack.pull(name, source["pull"], source.get("policy", "missing"))
+        track = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in source.get("track", {}).items()
+        }
+        stack.pull(name, source["pull"], source.get("policy", "missing"), **track)
     elif "import" in source:
         stack.import_(name, source["import"])
     else:

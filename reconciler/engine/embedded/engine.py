@@ -25,6 +25,7 @@ from reconciler.store.identity import forget_place, note_place, prepare_root
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from reconciler.engine.embedded.images.track import Sightings
     from reconciler.engine.embedded.syncs.copies import SyncPerformer
     from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
     from reconciler.model.action import Action
@@ -61,6 +62,8 @@ class EmbeddedEngine:
         self._clients: dict[tuple[HostFacts, int], RegistryClient] = {}
         self._facts: HostFacts | None = None
         self._copier: Copier | None = None
+        self._sightings: Sightings = {}
+        self._picks: dict[Address, str] = {}
         self._turn = False
 
     def __enter__(self) -> EmbeddedEngine:
@@ -96,9 +99,12 @@ class EmbeddedEngine:
         if not pulls:
             return {}
         from reconciler.engine.embedded.images.resolve import resolve_all
+        from reconciler.model.desired import Pin
 
         view = self.view()
-        return resolve_all(pulls, view.state, partial(self.client, hosts), view.manifests)
+        found = resolve_all(pulls, view.state, partial(self.client, hosts), view.manifests, self._sightings)
+        self._picks |= {address: pin.why if isinstance(pin, Pin) else "" for address, pin in found.items()}
+        return found
 
     def observe(self, interest: Interest, hosts: HostFacts | None = None) -> Observed:
         from reconciler.engine.embedded.images.tags import remote_tags
@@ -119,11 +125,17 @@ class EmbeddedEngine:
         return view.observer.observe(interest, ask, look, may_set_sysctls=view.host.may_set_sysctls)
 
     def note(self, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
-        if not interest.syncs:
-            return
-        from reconciler.engine.embedded.syncs.copies import note
+        state = self.writer().state
+        if self._picks:
+            from reconciler.engine.embedded.images import track
 
-        note(self.writer().state, interest, observed, pending)
+            track.note(state, self._sightings, self._picks, observed.now)
+            self._sightings.clear()
+            self._picks.clear()
+        if interest.syncs:
+            from reconciler.engine.embedded.syncs.copies import note
+
+            note(state, interest, observed, pending)
 
     def perform(self, action: Action, progress: Progress) -> Outcome:
         from reconciler.engine.embedded.perform import Performer

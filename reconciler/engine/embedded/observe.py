@@ -113,6 +113,7 @@ class Observer:
         named = {name.name: name.digest for name in state.names.list()}
         entries = state.entries.all()
         blobs = frozenset(state.content.digests()) if entries else frozenset()
+        picks = state.picks.all() if entries else {}
         for address, entry in entries.items():
             digest = named.get(str(address))
             if digest is None or not _within(address, mine):
@@ -124,6 +125,7 @@ class Observer:
                 complete=record is not None and blobs.issuperset(record.blobs),
                 index=record.index_digest if record else None,
                 commit=entry.commit,
+                picked=picks.get(address, ""),
             )
 
     def _add_tags(

@@ -187,6 +187,7 @@ class Performer:
         with self._state.database.transaction():
             entry = self._state.entries.all().get(address)
             self._state.entries.drop(address)
+            self._state.picks.note({address: ""})
             removed = self._state.names.remove(str(address))
             self._let_go(entry, address.stack)
         return Outcome(removed)

@@ -148,6 +148,28 @@ class Entries:
             connection.execute("DELETE FROM entries WHERE address = ?", (str(address),))
 
 
+class Picks:
+    """Why images that track a repository have the tag they have, by address."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> dict[Address, str]:
+        rows = self._database.query("SELECT address, why FROM picks")
+        return {Address.parse(row["address"]): row["why"] for row in rows}
+
+    def note(self, picks: Mapping[Address, str]) -> None:
+        """Keeps what is new; "" forgets an address."""
+        known = self.all()
+        changed = {address: why for address, why in picks.items() if known.get(address, "") != why}
+        if changed:
+            with self._database.transaction() as connection:
+                gone = [(str(address),) for address, why in changed.items() if not why]
+                connection.executemany("DELETE FROM picks WHERE address = ?", gone)
+                there = [(str(address), why) for address, why in changed.items() if why]
+                connection.executemany("INSERT OR REPLACE INTO picks VALUES (?, ?)", there)
+
+
 @dataclass(frozen=True, slots=True)
 class TagRow:
     """A declared tag: its stack, what this root last pushed, and how often it put that back."""

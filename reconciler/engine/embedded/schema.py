@@ -158,5 +158,12 @@ ENGINE = Schema(
             PRIMARY KEY (repository, tag)
         ) WITHOUT ROWID;
         """,
+        """
+        -- Of image entries that track a repository: the tag that the last pass picked, and why.
+        CREATE TABLE picks (
+            address TEXT PRIMARY KEY,
+            why TEXT NOT NULL
+        ) WITHOUT ROWID;
+        """,
     ),
 )

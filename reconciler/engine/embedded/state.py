@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.containers.rows import ContainerTable
 from reconciler.engine.embedded.containers.volumes import VolumeTable
-from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Tags
+from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Picks, Tags
 from reconciler.engine.embedded.schema import ENGINE
 from reconciler.engine.embedded.syncs.rows import SyncTable
 from reconciler.engine.embedded.tag_ledger import TagLedger
@@ -51,6 +51,7 @@ class State:
         self.networks = Networks(database)
         self.volumes = VolumeTable(database)
         self.entries = Entries(database)
+        self.picks = Picks(database)
         self.tags = Tags(database)
         self.syncs = SyncTable(database)
         self.tag_ledger = TagLedger(database)

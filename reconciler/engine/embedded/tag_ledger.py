@@ -25,6 +25,12 @@ class TagLedger:
         rows = self._database.query("SELECT tag, digest, seen_at FROM tag_ledger WHERE repository = ?", (repository,))
         return {row["tag"]: now - ages.of(row["seen_at"]) for row in rows if digests.get(row["tag"]) == row["digest"]}
 
+    def known(self, repository: str) -> dict[str, tuple[Digest, float]]:
+        """The digest that each tag was last seen with, and for how many seconds it has had it."""
+        ages = self._clock.ages(Moment.now())
+        rows = self._database.query("SELECT tag, digest, seen_at FROM tag_ledger WHERE repository = ?", (repository,))
+        return {row["tag"]: (Digest(row["digest"]), ages.of(row["seen_at"])) for row in rows}
+
     def note(self, repository: str, digests: Mapping[str, Digest], now: float) -> None:
         """Notes what tags are now. Those already known with their digest keep their date."""
         rows = self._database.query("SELECT tag, digest FROM tag_ledger WHERE repository = ?", (repository,))

@@ -69,10 +69,6 @@ class Layers:
         """Whether the layer is ready."""
         return self.get(chain_id) is not None
 
-    def ready(self) -> frozenset[Digest]:
-        """The chain IDs of all layers that are ready. One query."""
-        return frozenset(Digest(row["chain_id"]) for row in self._database.query("SELECT chain_id FROM layers"))
-
     def path(self, chain_id: Digest) -> Path:
         """Where the layer lies, or will lie once it is ready."""
         return self.directory / chain_id.hex

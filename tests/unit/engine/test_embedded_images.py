@@ -86,7 +86,7 @@ class Unreachable:
 
 
 def resolve(state: WriterState, pull: Pull, client: Unreachable | None = None) -> Resolution:
-    found = resolve_all({IMAGE: pull}, state, lambda: client or Unreachable(), ManifestSource(state, {}))  # type: ignore[arg-type]
+    found = resolve_all({IMAGE: pull}, state, lambda: client or Unreachable(), ManifestSource(state, {}), {})  # type: ignore[arg-type]
     return found[IMAGE]
 
 

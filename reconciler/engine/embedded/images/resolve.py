@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.state import State
@@ -15,11 +16,12 @@ from reconciler.model.resources import Pull
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
-from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 
 if TYPE_CHECKING:
+    from reconciler.engine.embedded.images.track import Sightings
     from reconciler.registry.client import RegistryClient
 
 _WORKERS = 8
@@ -50,46 +52,66 @@ class ManifestSource:
 
 
 def resolve_all(
-    pulls: Mapping[Address, Pull], state: State, client: Callable[[], RegistryClient], manifests: ManifestSource
+    pulls: Mapping[Address, Pull],
+    state: State,
+    client: Callable[[], RegistryClient],
+    manifests: ManifestSource,
+    sightings: Sightings,
 ) -> dict[Address, Resolution]:
     """One result for each pull. References that mean the same are asked for once.
 
-    ``client`` makes or finds the registry client; it is asked only when a registry has to be.
+    ``client`` makes or finds the registry client; it is asked only when a registry has to be. What tags were seen to
+    be, where age matters, is added to ``sightings``.
     """
     questions = dict.fromkeys(pulls.values())
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="resolve") as pool:
         answers = dict(
-            zip(questions, pool.map(lambda pull: _resolve(pull, state, client, manifests), questions), strict=True)
+            zip(
+                questions,
+                pool.map(lambda pull: _resolve(pull, state, client, manifests, sightings), questions),
+                strict=True,
+            )
         )
     return {address: answers[pull] for address, pull in pulls.items()}
 
 
-def _resolve(pull: Pull, state: State, client: Callable[[], RegistryClient], manifests: ManifestSource) -> Resolution:
+def _resolve(
+    pull: Pull,
+    state: State,
+    client: Callable[[], RegistryClient],
+    manifests: ManifestSource,
+    sightings: Sightings,
+) -> Resolution:
+    if (selection := pull.picks) is not None:
+        from reconciler.engine.embedded.images.track import TrackedRepository
+        from reconciler.engine.tag_pick import resolve_tracked
+
+        return resolve_tracked(pull, selection, TrackedRepository(pull, state, client, manifests, sightings))
     try:
-        stored = _stored(pull, state)
+        kept = stored(pull, state)
     except InvalidError as error:
         if pull.policy in ("missing", "never"):
             return Absent(error.reason)
-        stored = None
-    if stored is not None and pull.policy in ("missing", "never"):
-        return stored
+        kept = None
+    if kept is not None and pull.policy in ("missing", "never"):
+        return kept
     if pull.policy == "never":
         return Absent(f"{pull.reference.familiar} is not on this host, and pull_policy is never")
     try:
-        return _ask(pull, client(), state, manifests)
+        return ask(pull, client(), state, manifests)
     except NotFoundError as error:
         return Absent(error.reason)
     except InvalidError as error:
         return Absent(error.reason)
     except ReconcilerError as error:
-        if stored is not None:
+        if kept is not None:
             moved = f"nobody could tell whether {pull.reference.familiar} moved, so the stored image is kept"
             note = f"{moved}: {error.reason}"
-            return Pin(stored.digest, stored.index, answered_by="store", note=note)
+            return Pin(kept.digest, kept.index, answered_by="store", note=note)
         return Unknown(error.reason, error.hint)
 
 
-def _stored(pull: Pull, state: State) -> Pin | None:
+def stored(pull: Pull, state: State) -> Pin | None:
     """What the reference means on this host: the image it was last pulled as, if that is there and fits.
 
     A name points at one image at a time, but entries may want several platforms of one index: any that was chosen
@@ -116,25 +138,38 @@ def _stored(pull: Pull, state: State) -> Pin | None:
     return None
 
 
-def _ask(pull: Pull, client: RegistryClient, state: State, manifests: ManifestSource) -> Pin:
+def ask(pull: Pull, client: RegistryClient, state: State, manifests: ManifestSource) -> Pin:
+    """What the registry says that the reference is now. Raises what the registry client raises."""
     found = client.resolve(pull.reference, known=lambda digest: manifests.local(digest) is not None)
     digest = found.descriptor.digest
     if found.data is not None:
         manifests.fetched[digest] = found.data
     data = manifests.get(client, pull.reference, digest)
     parsed = parse_manifest(data, found.descriptor.media_type)
-    note = "; ".join(found.notes)
+    pin = pin_of(pull, digest, parsed, client, state, manifests)
+    return replace(pin, answered_by=found.source, note="; ".join(found.notes))
+
+
+def pin_of(
+    pull: Pull,
+    digest: Digest,
+    parsed: Manifest | Index,
+    client: RegistryClient,
+    state: State,
+    manifests: ManifestSource,
+) -> Pin:
+    """The pin to the image that the manifest or index ``digest`` means for the platform of ``pull``."""
     if isinstance(parsed, Manifest):
         config = parsed.config.digest
         if parsed.is_image and state.content.has(config):  # else the pull will see, before it takes any layer
             found_platform = ImageConfig.parse(state.content.read(config, MAX_CONFIG_BYTES)).platform
             check_platform(pull.reference, pull.platform, found_platform)
-        return Pin(digest, None, _blobs(parsed), found.source, note)
+        return Pin(digest, None, _blobs(parsed))
     chosen = parsed.choose(pull.platform or Platform.host())
     manifest = parse_manifest(manifests.get(client, pull.reference, chosen.digest), chosen.media_type)
     if not isinstance(manifest, Manifest):
         raise InvalidError(f"index {digest} has another index as its entry for the platform")
-    return Pin(chosen.digest, digest, _blobs(manifest), found.source, note)
+    return Pin(chosen.digest, digest, _blobs(manifest))
 
 
 def check_platform(reference: Reference, wanted: Platform | None, found: Platform) -> None:
