@@ -105,7 +105,7 @@ class Pull:
     """An image from a registry. ``platform`` None is that of the host.
 
     With ``track`` the reference names a repository alone, and the tag is picked at every plan; or it has a digest, a
-    pin that only `update` moves.
+    pin that only the spec moves.
     """
 
     reference: Reference

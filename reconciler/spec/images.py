@@ -147,7 +147,7 @@ def _pull(build: Build, model: schema.Image, entry: Entry) -> Pull | None:
         build.problems.add(
             entry.at("pull"),
             "track picks the tag, and pull names one",
-            f"write pull: {reference.repository_only().familiar}; or pin it with a digest, for `update` to move",
+            f"write pull: {reference.repository_only().familiar}; or pin it as NAME:TAG@DIGEST",
         )
         return None
     selection = TagSelection(

@@ -169,7 +169,7 @@ class Image(Model):
     track: Track | None = Field(
         default=None,
         description="Picks the tag of a `pull` that names none. With NAME:TAG@DIGEST in `pull`, that is the image "
-        "until `update` moves it.",
+        "until that text changes.",
     )
     import_: Path | None = Field(
         default=None,
