@@ -62,12 +62,14 @@ def forked(work: Callable[[], int], output: Path, observer: Observer | None = No
 
 def start(work: Callable[[], int], output: Path, observer: Observer | None = None) -> int:
     """As ``forked``, without waiting: the child's process id."""
+    # Before the fork: a child may be killed before its first instruction, and its output is read all the same.
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     child = os.fork()
     if child:
+        os.close(handle)
         return child
     code = UNEXPECTED
     try:
-        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  the test's own may be a buffer
