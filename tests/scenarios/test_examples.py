@@ -54,7 +54,8 @@ class Checkout:
             check=False,
             timeout=100,
         )
-        assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+        # What went wrong stands at the end of what it printed: last here too, where reports are cut.
+        assert result.returncode == 0, f"{result.returncode}\n{result.stderr}\n{result.stdout[-3000:]}"
         return result.stdout
 
     def reconciler(self, *arguments: str) -> str:
