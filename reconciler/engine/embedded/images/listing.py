@@ -6,10 +6,8 @@ Images share blobs and unpacked layers: what an image takes is not what its remo
 from __future__ import annotations
 
 import json
-from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from reconciler.engine.embedded.schema import ENGINE
@@ -19,12 +17,12 @@ from reconciler.store.schema import STORE
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-_Chains = dict[tuple[str | None, str], tuple[str, int]]
-"""Of each unpacked layer, under its parent and diff ID: its chain ID with a slash before it, and its bytes."""
+_Chains = dict[str, tuple[str, int]]
+"""Of each unpacked layer, under its parent's chain ID with its diff ID after it: its chain ID, and its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,34 +88,38 @@ def _sizes(rows: Sequence[sqlite3.Row], database: ReadOnlyDatabase) -> list[tupl
 
     A chain ID is found along its parents, not computed: hashing would take longer than all the rest.
     """
-    rows_of_layers = database.query("SELECT parent, diff_id, chain_id, size FROM layers")
-    chains: _Chains = {(parent, diff_id): ("/" + chain_id, size) for parent, diff_id, chain_id, size in rows_of_layers}
-    layers: list[Any] = json.loads(f"[{','.join(row['layers'] for row in rows)}]")
-    parts = [_parts(row, found, chains) for row, found in zip(rows, layers, strict=True)]
-    users: Counter[str] = Counter(chain.from_iterable(parts))
-    shared = {part for part, count in users.items() if count > 1}
-    found_sizes = []
-    for found in parts:
-        total = sum(found.values())
-        found_sizes.append((total, total - sum(map(found.__getitem__, found.keys() & shared))))
-    return found_sizes
+    layers = database.query("SELECT coalesce(parent, '') || diff_id, chain_id, size FROM layers")
+    chains: _Chains = {key: (chain_id, size) for key, chain_id, size in layers}
+    stacks: list[Any] = json.loads(f"[{','.join([row['layers'] for row in rows])}]")
+    found = []
+    seen: set[str] = set()
+    shared: set[str] = set()
+    for row, stack in zip(rows, stacks, strict=True):
+        parts = _parts(row, stack, chains)
+        # Most parts are one image's: to ask first is cheaper than to count them all.
+        if not seen.isdisjoint(parts):
+            shared |= seen & parts.keys()
+        seen.update(parts)
+        found.append(parts)
+    totals = [sum(parts.values()) for parts in found]
+    return [
+        (total, total - sum(map(parts.__getitem__, parts.keys() & shared)))
+        for total, parts in zip(totals, found, strict=True)
+    ]
 
 
-def _parts(row: sqlite3.Row, layers: Iterable[Any], chains: _Chains) -> dict[str, int]:
+def _parts(row: sqlite3.Row, stack: Sequence[Any], chains: _Chains) -> dict[str, int]:
     """The blobs and unpacked layers of an image with their bytes, a layer under its chain ID with a slash before it."""
-    parts: dict[str, int] = {}
-    parent: str | None = None
-    is_unpacked = True
-    compressed = 0
-    for digest, size, _, diff_id in layers:
-        parts[digest] = size
-        compressed += size
-        found = chains.get((parent, diff_id)) if is_unpacked else None
+    parts = {layer[0]: layer[1] for layer in stack}
+    config = row["config_size"]
+    manifest = row["size"] - config - sum([layer[1] for layer in stack])
+    parent = ""
+    for layer in stack:
+        found = chains.get(parent + layer[3])
         if found is None:
-            is_unpacked = False  # and so is none above it
-        else:
-            name, parts[name] = found
-            parent = name[1:]
-    parts[row["config_digest"]] = row["config_size"]
-    parts[row["digest"]] = row["size"] - row["config_size"] - compressed
+            break  # not unpacked, and so is none above it
+        parent, size = found
+        parts["/" + parent] = size
+    parts[row["config_digest"]] = config
+    parts[row["digest"]] = manifest
     return parts
