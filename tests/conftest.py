@@ -1,9 +1,12 @@
 """What all tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
+
+from reconciler.testing.leaks import find_leaks
+from reconciler.testing.recorded import ROLL
 
 settings.register_profile("long", max_examples=600)
 
@@ -12,6 +15,21 @@ _SAID = pytest.StashKey[list[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seed", type=int, help="makes one case of a fuzzer again, by the seed that it printed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_are_recorded() -> Iterator[None]:
+    """What servers of ``reconciler.testing`` are asked is kept; the last of it is looked through at the end."""
+    ROLL.is_kept = True
+    yield
+    assert find_leaks(ROLL.news()) == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """After every test: no login, token, cookie or client certificate reached a server but its own."""
+    yield
+    assert find_leaks(ROLL.news()) == []
 
 
 @pytest.fixture(scope="session")

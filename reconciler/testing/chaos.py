@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.oci.digest import Digest
-from reconciler.testing.scripted_registry import Asked, ScriptedRegistry, Step
+from reconciler.testing.recorded import Asked
+from reconciler.testing.scripted_registry import ScriptedRegistry, Step
 
 _RANGE = re.compile(r"bytes=(\d+)-")
 

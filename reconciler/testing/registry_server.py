@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.testing.mirror_server import running_mirror
+from reconciler.testing.ports import free_port, wait_for_http
+from reconciler.testing.recorded import ROLL
 from reconciler.testing.token_server import ISSUER, SERVICE, TokenServer
-
-_START_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryServer:
-    """A running registry. ``log`` is its access log, one line a request, for counting."""
+    """A running registry. ``log`` is its access log, one line a request, for counting; ``pid`` is who listens."""
 
     host: str
     pid: int
@@ -52,7 +48,8 @@ def running_registry(
     """Runs a registry until the block ends. ``users`` (name: password) makes it ask for a login (needs htpasswd).
 
     ``proxy_of`` makes it a pull-through cache of that URL, ``tokens`` sends clients there for a token, and with
-    ``certificate`` (chain, key) it speaks TLS. Raises ``RuntimeError`` with its log if it does not start.
+    ``certificate`` (chain, key) it speaks TLS. Where a roll of servers is kept, nginx stands in front of it and records
+    what it is asked. Raises ``RuntimeError`` with its log if it does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{free_port()}"
@@ -72,9 +69,21 @@ def running_registry(
         raise RuntimeError("docker-registry is not installed (Debian package docker-registry)")
     with log.open("wb") as output:
         process = subprocess.Popen([program, "serve", str(config)], stdout=output, stderr=output)
+    server = RegistryServer(host, process.pid, log, scheme)
     try:
-        wait_for_http(f"{scheme}://{host}/v2/", process, log)
-        yield RegistryServer(host, process.pid, log, scheme)
+        wait_for_http(f"{server.url}/v2/", process, log)
+        with ExitStack() as stack:
+            if ROLL.is_kept:
+                front = running_mirror(
+                    directory / "front",
+                    server.url,
+                    certificate=certificate,
+                    wants_login=users is not None or tokens is not None,
+                    realms=frozenset({tokens.url} if tokens is not None else ()),
+                )
+                listener = stack.enter_context(front)
+                server = RegistryServer(listener.host, listener.pid, log, scheme)
+            yield server
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -82,30 +91,6 @@ def running_registry(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Returns when ``url`` answers at all; raises ``RuntimeError`` with the log when the process ends first."""
-    deadline = time.monotonic() + _START_SECONDS
-    unverified = ssl._create_unverified_context()  # whether it is who it says is for the test to find out
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2, context=unverified).close()
-            return
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"server did not start: {log.read_text(errors='replace')[-2000:]}") from None
-            time.sleep(0.01)
 
 
 def _config(directory: Path, host: str, users: Mapping[str, str] | None, proxy_of: str | None) -> dict[str, object]:

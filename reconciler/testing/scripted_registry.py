@@ -12,28 +12,26 @@ block then fails.
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from reconciler.registry.hosts import origin_of
+from reconciler.testing.recorded import ROLL, Asked
+
 FOREVER = 1_000_000
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 _PIECE = 16 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as it arrived. ``line`` is ``METHOD /path?query``; header names are in lower case."""
-
-    line: str
-    headers: Mapping[str, str]
-    body: bytes
+_REALM = re.compile(r'realm="?(https?://[^",\s]+)', re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +82,12 @@ class ScriptedRegistry:
         self._client_ca = client_ca
         self._rules: list[_Rule] = []
         self._guard = threading.Lock()
+        self._stack = ExitStack()
         self.asked: list[Asked] = []
-        self.answered: list[tuple[Asked, bytes, list[tuple[str, str]]]] = []
         self.unexpected: list[str] = []
+        self.wants_login = False
+        self.realms: set[str] = set()
+        self.issued: set[str] = set()
 
     def on(self, prefix: str, *steps: Step) -> Self:
         """Adds answers for requests whose ``METHOD /path?query`` begins with ``prefix``."""
@@ -120,14 +121,33 @@ class ScriptedRegistry:
 
     def answer(self, asked: Asked) -> Step:
         """Records a request and takes its step."""
+        step = self.scripted(asked)
+        if step is None:
+            self.unexpected.append(asked.line)
+        return step or Step(599, b"unscripted")
+
+    def scripted(self, asked: Asked) -> Step | None:
+        """Records a request; the first unused step for it, which is then used, or None."""
         with self._guard:
             self.asked.append(asked)
             for rule in self._rules:
                 if rule.left and asked.line.startswith(rule.prefix):
                     rule.left -= 1
                     return rule.step
-            self.unexpected.append(asked.line)
-        return Step(599, b"unscripted")
+        return None
+
+    def remember(self, asked: Asked, body: bytes, headers: Sequence[tuple[str, str]]) -> None:
+        """Keeps what an answer says of logins: whether one is wanted, whose tokens are, and the tokens made here."""
+        for name, value in headers:
+            if name.lower() in ("www-authenticate", "proxy-authenticate"):
+                self.wants_login = True
+                self.realms |= {origin_of(realm) for realm in _REALM.findall(value)}
+        if "/token" in asked.line:
+            try:
+                document = json.loads(body)
+                self.issued |= {str(document[key]) for key in ("token", "access_token") if key in document}
+            except (ValueError, TypeError):
+                pass  # no token server's answer
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"registry": self})
@@ -143,6 +163,7 @@ class ScriptedRegistry:
             )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
+        self._stack.enter_context(ROLL.entry(self))
         return self
 
     def __exit__(
@@ -151,6 +172,7 @@ class ScriptedRegistry:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        self._stack.close()
         if kind is None and self.unexpected:
             raise AssertionError(f"requests without a step: {self.unexpected}")
 
@@ -183,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         if step.before is not None:
             step.before()
         whole, pairs = step.said(asked)
-        self.registry.answered.append((asked, whole, pairs))
+        self.registry.remember(asked, whole, pairs)
         self._head(step, whole, pairs)
         if self.command == "HEAD":
             return

@@ -20,16 +20,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from reconciler.testing.recorded import ROLL, Asked
+
 ISSUER, SERVICE = "reconciler-test", "registry-test"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenServer:
-    """A running token server. Its tokens are signed under the certificate ``bundle``; ``asked`` are its requests."""
+    """A running token server. Its tokens are signed under the certificate ``bundle``."""
 
     realm: str
     bundle: Path
-    asked: list[str] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    issued: set[str] = field(default_factory=set)
+    realms: set[str] = field(default_factory=set)
+    wants_login: bool = True
+
+    @property
+    def url(self) -> str:
+        return self.realm.removesuffix("/token")
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.realm).netloc
+
+    @property
+    def lines(self) -> list[str]:
+        """The requests, in the order of their arrival."""
+        return [asked.line for asked in self.asked]
 
 
 @contextmanager
@@ -50,29 +68,36 @@ def running_token_server(
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tokens"
     subprocess.run([*command.split(), "-keyout", key, "-out", bundle], check=True, capture_output=True)
     der = ssl.PEM_cert_to_DER_cert(bundle.read_text())
-    asked: list[str] = []
+    asked: list[Asked] = []
+    issued: set[str] = set()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
         def do_GET(self) -> None:
-            asked.append(f"GET {self.path}")
+            self._record(b"")
             query = parse_qs(urlsplit(self.path).query)
             login = self.headers.get("Authorization", "").removeprefix("Basic ")
             name, _, password = base64.b64decode(login).decode().partition(":")
             self._answer(name if users.get(name) == password else "", query.get("scope", []), "token")
 
         def do_POST(self) -> None:
-            asked.append(f"POST {self.path}")
-            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self._record(body)
+            form = parse_qs(body.decode())
             name = (identity_tokens or {}).get(form.get("refresh_token", [""])[0], "")
             self._answer(name, " ".join(form.get("scope", [])).split(), "access_token")
+
+        def _record(self, body: bytes) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            asked.append(Asked(f"{self.command} {self.path}", headers, body))
 
         def _answer(self, name: str, scopes: list[str], kind: str) -> None:
             body = b'{"details": "incorrect username or password"}'
             if name:
                 token = _token(key, der, name, [part for scope in scopes for part in scope.split()], lifetime)
+                issued.add(token)
                 body = json.dumps({kind: token, "expires_in": lifetime}).encode()
             self.send_response(200 if name else 401)
             self.send_header("Content-Length", str(len(body)))
@@ -88,7 +113,9 @@ def running_token_server(
     thread.start()
     try:
         scheme = "https" if certificate is not None else "http"
-        yield TokenServer(f"{scheme}://127.0.0.1:{server.server_port}/token", bundle, asked)
+        running = TokenServer(f"{scheme}://127.0.0.1:{server.server_port}/token", bundle, asked, issued)
+        with ROLL.entry(running):
+            yield running
     finally:
         server.shutdown()
         server.server_close()

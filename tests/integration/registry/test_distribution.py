@@ -108,7 +108,7 @@ def test_p01_tokens(tmp_path: Path) -> None:
         with client(server, login=USER) as registry:
             push_and_pull(registry, server.host)
         assert len(tokens.asked) == 2, "one to push, one to pull"
-        assert all("scope=repository%3Ateam%2Fapp%3Apull" in line for line in tokens.asked)
+        assert all("scope=repository%3Ateam%2Fapp%3Apull" in line for line in tokens.lines)
         with client(server, login=Credentials("ci", "wrong-password")) as registry, pytest.raises(AuthError) as caught:
             registry.tag_digest(Reference.parse(f"{server.host}/team/app:1"))
         assert "incorrect username or password" in str(caught.value)
@@ -140,7 +140,7 @@ def test_identity_tokens_over_tls(tmp_path: Path, certificate: tuple[Path, Path]
         }
         with RegistryClient(RegistryHosts(hosts), clock=SystemClock()) as registry:
             push_and_pull(registry, server.host)
-        assert set(tokens.asked) == {"POST /token"}
+        assert set(tokens.lines) == {"POST /token"}
 
 
 def test_p28_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

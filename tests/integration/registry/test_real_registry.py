@@ -7,11 +7,9 @@ import io
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import pytest
 
@@ -25,7 +23,8 @@ from reconciler.oci.reference import Reference
 from reconciler.registry.client import RegistryClient
 from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint, RegistryHosts
 from reconciler.registry.upload import PushManifest
-from reconciler.testing.registry_server import RegistryServer, free_port, running_registry, wait_for_http
+from reconciler.testing.mirror_server import running_mirror
+from reconciler.testing.registry_server import RegistryServer, running_registry
 
 pytestmark = pytest.mark.skipif(
     shutil.which("docker-registry") is None or shutil.which("nginx") is None, reason="needs docker-registry and nginx"
@@ -63,30 +62,6 @@ def client(server: RegistryServer, *mirrors: str, **more) -> RegistryClient:
     host = HostConfig(server.host, plain_http=True, credentials=more.pop("credentials", None))
     endpoints = tuple(MirrorEndpoint(url) for url in mirrors)
     return RegistryClient(RegistryHosts({server.host: host}, {server.host: endpoints}), clock=SystemClock(), **more)
-
-
-@contextmanager
-def nginx_in_front_of(server: RegistryServer, directory: Path) -> Iterator[str]:
-    """A reverse proxy for ``server``; its URL."""
-    directory.mkdir()
-    port = free_port()
-    config, log = directory / "nginx.conf", directory / "error.log"
-    config.write_text(
-        f"pid {directory}/pid; error_log {log}; daemon off; worker_processes 1; master_process off;"
-        "events { worker_connections 64; }"
-        f"http {{ access_log {directory}/access.log; client_body_temp_path {directory}/body;"
-        f" proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u;"
-        f" scgi_temp_path {directory}/s; server {{ listen 127.0.0.1:{port};"
-        f" location /hub/v2/ {{ proxy_pass {server.url}/v2/; }} }} }}"
-    )
-    log.touch()
-    process = subprocess.Popen(["nginx", "-c", config, "-e", log], stderr=subprocess.DEVNULL)
-    try:
-        wait_for_http(f"http://127.0.0.1:{port}/", process, log)
-        yield f"http://127.0.0.1:{port}/hub"
-    finally:
-        process.terminate()
-        process.wait(5)
 
 
 @pytest.fixture
@@ -168,12 +143,11 @@ def test_a_dead_mirror_and_a_living_one(server, tmp_path):
     with client(server) as registry:
         registry.push(reference, blobs, [manifest])
     with (
-        nginx_in_front_of(server, tmp_path / "nginx") as mirror,
-        client(server, dead, mirror, note=notes.append) as registry,
+        running_mirror(tmp_path / "nginx", server.url, prefix="/hub") as mirror,
+        client(server, dead, f"{mirror.url}/hub", note=notes.append) as registry,
     ):
         assert pull(registry, reference) == [CONFIG, *LAYERS]
-    # nginx logs a request after it has answered: the log is whole once nginx has ended.
-    access = (tmp_path / "nginx" / "access.log").read_text()
+    access = mirror.log.read_text()  # whole, now that nginx has ended
     assert len(notes) == 1, "the dead mirror is noticed once, then avoided"
     assert access.count("GET /hub/v2/shop/app/blobs/") == len([data for data in LAYERS if data]) + 1
     assert f"ns={server.host.replace(':', '%3A')}" in access

@@ -88,4 +88,4 @@ def test_a_password_file_and_a_variable(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text(f"{CANARY}\n")
     assert sent(Auth("ci", password_file=str(secret)), Surroundings()) == "ci"
-    assert sent(Auth("ci", password_environment="PASS"), Surroundings({"PASS": CANARY})) == "ci"
+    assert sent(Auth("cd", password_environment="PASS"), Surroundings({"PASS": CANARY})) == "cd"

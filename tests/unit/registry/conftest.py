@@ -26,6 +26,7 @@ from reconciler.registry.hosts import (
 from reconciler.registry.retry import RetryPolicy
 from reconciler.registry.transport import Timeouts
 from reconciler.testing.leaks import find_leaks, shapes_of
+from reconciler.testing.recorded import ROLL
 from reconciler.testing.scripted_registry import ScriptedRegistry, Step
 
 
@@ -110,20 +111,10 @@ def harness() -> Iterator[Harness]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaks(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> Iterator[None]:
+def nothing_leaks(harness: Harness, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """After every test: no login and no token reached any server but its own, and nothing that was said holds one."""
-    servers: list[ScriptedRegistry] = []
-    enter = ScriptedRegistry.__enter__
-
-    def entered(server: ScriptedRegistry) -> ScriptedRegistry:
-        servers.append(server)
-        return enter(server)
-
-    monkeypatch.setattr(ScriptedRegistry, "__enter__", entered)
     yield
-    assert find_leaks(servers, harness.given) == []
+    assert find_leaks(ROLL.news(), harness.given) == []
     said = "\n".join([*harness.notes, caplog.text, *(repr(client.health()) for client in harness.clients)])
     assert not [secret for _, login in harness.given for secret in shapes_of(login) if secret in said]
 
