@@ -30,6 +30,14 @@ class Quota:
     seen_at: datetime
     renewed_at: datetime
 
+    def floor(self, most: int, highest: int = 0) -> int:
+        """How many of its requests to leave to others: ``most``, but no more than a tenth of what there are in all.
+
+        ``highest`` is the greatest number that it ever said is left, for a server that tells no limit.
+        """
+        whole = self.limit or max(highest, self.remaining)
+        return min(most, whole // 10)
+
 
 def read_quota(name: str, headers: Mapping[str, str], now: datetime) -> Quota | None:
     """What an answer's headers (any case) tell; None when they tell nothing."""

@@ -35,7 +35,7 @@ class RetryPolicy:
             self.sleep(full / 2 + full / 2 * self.jitter())
             return
         wait = min(wished, self.cap)
-        note(f"{error}: asked to wait {wished:.0f} s, waiting {wait:.0f} s")
+        note(f"waiting {wait:.0f} s{f' of the {wished:.0f} s asked for' if wait < wished else ''}: {error}")
         self.sleep(wait)
 
 

@@ -52,7 +52,8 @@ class Ask:
 class Session:
     """Asks servers, and remembers how each wants to be asked. Safe to share between threads.
 
-    ``quota_floor`` leaves so many of a server's counted requests to others: at that number it is not asked any more.
+    ``quota_floor`` leaves so many of a server's counted requests to others, but a tenth of them at most
+    (``Quota.floor``): at that number it is not asked any more.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Session:
         self._health = health
         self._quota_floor = quota_floor
         self._quotas: dict[str, Quota] = {}
+        self._highest: dict[str, int] = {}
 
     def quotas(self) -> tuple[Quota, ...]:
         """What servers last said of how often they may still be asked, by name."""
@@ -96,13 +98,17 @@ class Session:
         return self._transport.chunks(response, expected, brisk=brisk)
 
     def _check_quota(self, endpoint: Endpoint) -> None:
-        quota, floor = self._quotas.get(endpoint.name), self._quota_floor
+        quota = self._quotas.get(endpoint.name)
         # Without a floor it is the server's to say what happens at the end.
-        if not floor or quota is None or quota.remaining > floor or quota.renewed_at <= self._clock.now():
+        if not self._quota_floor or quota is None or quota.renewed_at <= self._clock.now():
             return
+        floor = quota.floor(self._quota_floor, self._highest[endpoint.name])
+        if quota.remaining > floor:
+            return
+        left = f"{quota.remaining} of {quota.limit}" if quota.limit else f"{quota.remaining}"
+        unused = f", and {floor} are to stay unused" if floor else ""
         raise RegistryError(
-            f"{endpoint.name}: {quota.remaining} requests are left, and {floor} are to stay unused",
-            hint=f"wait until {rfc3339(quota.renewed_at)}, or lower the floor",
+            f"{endpoint.name}: {left} requests are left{unused}", hint=f"wait until {rfc3339(quota.renewed_at)}"
         )
 
     def _follow(self, endpoint: Endpoint, ask: Ask) -> httpx.Response:
@@ -148,6 +154,7 @@ class Session:
         self._health.reached(endpoint)
         if (quota := read_quota(endpoint.name, response.headers, self._clock.now())) is not None:
             self._quotas[endpoint.name] = quota
+            self._highest[endpoint.name] = max(self._highest.get(endpoint.name, 0), quota.remaining)
         return response
 
     def _refusal(self, endpoint: Endpoint, ask: Ask, response: httpx.Response) -> Exception:
@@ -155,7 +162,8 @@ class Session:
         words = server_words(self._transport.read_start(response, MAX_ERROR_BODY)) if ask.method != "HEAD" else ""
         elsewhere = origin_of(url) != endpoint.origin
         server = f"{endpoint.name} (at {authority_of(url)})" if elsewhere else endpoint.name
-        message = f"{server}: {ask.method} {ask.what}: {status}" + (f" {words}" if words else "")
+        limit = "rate limit: " if status == 429 else ""
+        message = f"{server}: {limit}{ask.method} {ask.what}: {status}" + (f" {words}" if words else "")
         # An address that was signed for a short time: the registry gives a new one. A token that expired before a body
         # which cannot be sent twice: the next attempt begins with a new one.
         if (elsewhere and status in (400, 401, 403)) or (status == 401 and not ask.replayable):

@@ -147,7 +147,7 @@ def test_a_quota_is_shown_and_its_floor_kept(harness, registry, ref):
     client.tag_digest(ref("app:1"))
     client.manifest(by_digest)
     assert [(quota.remaining, quota.limit) for quota in client.quotas()] == [(10, 100)]
-    with pytest.raises(RegistryError, match="10 requests are left, and 10 are to stay unused") as caught:
+    with pytest.raises(RegistryError, match="10 of 100 requests are left, and 10 are to stay unused") as caught:
         client.manifest(by_digest)
     assert "2026-01-01T06:00:00Z" in caught.value.hint
     assert registry.count("GET ") == 1
@@ -156,3 +156,32 @@ def test_a_quota_is_shown_and_its_floor_kept(harness, registry, ref):
     harness.clock.advance(21600)
     assert client.quotas() == ()
     client.manifest(by_digest)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "limit", "highest", "floor"),
+    [
+        (100, 1000, 0, 20),
+        (100, 200, 0, 20),
+        (100, 100, 0, 10),
+        (15, 15, 0, 1),  # a small quota is read all the same
+        (5, 5, 0, 0),
+        (15, None, 15, 1),
+        (15, None, 500, 20),
+        (500, None, 0, 20),
+    ],
+)
+def test_the_floor_is_a_tenth_of_a_small_quota(remaining, limit, highest, floor):
+    assert Quota("r", remaining, limit, NOW, NOW).floor(20, highest) == floor
+
+
+def test_a_quota_below_the_floor_is_still_used(harness, registry, ref):
+    for left in (14, 2, 1):
+        said = {"X-RateLimit-Limit": "15", "X-RateLimit-Remaining": str(left)}
+        registry.on("GET ", Step(200, DATA, {**served(DATA).headers, **said}))
+    client = harness.client(registry, quota_floor=20)
+    by_digest = ref(f"app@{Digest.of(DATA)}")
+    for _ in range(3):
+        client.manifest(by_digest)
+    with pytest.raises(RegistryError, match="1 of 15 requests are left, and 1 are to stay unused"):
+        client.manifest(by_digest)
