@@ -8,13 +8,13 @@ out on a guess. The right to write is held for a pass and released while waiting
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.apply.report import Report, StepResult
 from reconciler.apply.runner import Listener, run
 from reconciler.engine.port import Engine, Generation, GenerationEntry, HostFacts, Progress
-from reconciler.errors import ReconcilerError
+from reconciler.errors import ReconcilerError, RefusedError
 from reconciler.model.action import RemoveContainer, StartContainer
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
@@ -48,16 +48,22 @@ def look(
     *,
     sizes: bool = False,
     exclude: Collection[Address] = (),
+    refused: Callable[[Observed], None] = lambda _observed: None,
 ) -> tuple[Observed, Plan]:
     """Observes and plans. ``desired`` must come from ``prepare``. Writes nothing.
 
-    Syncs are asked about when a person asks or they are due, but for those to ``exclude``.
+    Syncs are asked about when a person asks or they are due, but for those to ``exclude``. When a guard forbids the
+    plan, ``refused`` hears what was observed before the ``RefusedError`` is raised.
 
     With ``sizes`` the plan tells how much it discards. Only those containers are measured, in a second look.
     """
     interest, facts = _interest(desired, options, exclude), HostFacts(*host_facts(desired))
     observed = engine.observe(interest, facts)
-    made = make_plan(desired, observed, engine.capabilities, options, due)
+    try:
+        made = make_plan(desired, observed, engine.capabilities, options, due)
+    except RefusedError:
+        refused(observed)
+        raise
     removed = frozenset(step.action.address for step in made.steps if isinstance(step.action, RemoveContainer))
     if sizes and removed:
         observed = engine.observe(replace(interest, sizes=removed), facts)
@@ -66,14 +72,16 @@ def look(
 
 
 def remember(desired: Desired, engine: Engine, options: PlanOptions, observed: Observed, timeout: float | None) -> None:
-    """Keeps what a look without a pass saw of tags: without that, none would ever be old enough.
+    """Keeps what a look without a pass saw of tags and syncs: without that, no tag would ever be old enough.
 
-    It takes the turn only where age matters. ``desired`` and ``observed`` are those of the look.
+    It takes the turn only where something was asked that counts later. ``desired`` and ``observed`` are those of the
+    look.
     """
     tracks = (pull.picks for pull in pulls_of(desired).values())
-    if any(track is not None and track.min_age is not None for track in tracks):
+    interest = _interest(desired, options, ())
+    if interest.syncs or any(track is not None and track.min_age is not None for track in tracks):
         with engine.turn(timeout):
-            engine.note(replace(_interest(desired, options, ()), syncs={}), observed, ())
+            engine.note(interest, observed, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +123,13 @@ class Session:
             # The first turn of a new root made its key: what was sealed before was sealed with nothing.
             self.desired = self.desired.sealed(self.engine.seal)
             options = self._options()
-            observed, plan = look(self.desired, self.engine, options, self.due, exclude=exclude)
-            pending = {step.action.address for step in plan.steps}
-            self.engine.note(_interest(self.desired, options, exclude), observed, pending)
+            interest = _interest(self.desired, options, exclude)
+
+            def refused(observed: Observed) -> None:
+                self.engine.note(interest, observed, interest.syncs.keys())
+
+            observed, plan = look(self.desired, self.engine, options, self.due, exclude=exclude, refused=refused)
+            self.engine.note(interest, observed, {step.action.address for step in plan.steps})
             ready = self._ready(plan, exclude)
             performed = run(
                 ready,

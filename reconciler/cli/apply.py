@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from reconciler.engine.embedded.engine import EmbeddedEngine
     from reconciler.model.address import Address
     from reconciler.model.desired import Desired, Pin
+    from reconciler.model.observed import Observed
     from reconciler.plan.plan import Plan
     from reconciler.plan.saved import SavedPlan
 
@@ -82,7 +83,12 @@ def _apply(
     from reconciler.reconcile import is_recorded, look, prepare, remember
 
     desired = prepare(desired, engine, pins)
-    observed, plan = look(desired, engine, wanted, sizes=True)
+
+    def keep(observed: Observed) -> None:
+        if saved is None:
+            remember(desired, engine, wanted, observed, context.lock_timeout)
+
+    observed, plan = look(desired, engine, wanted, sizes=True, refused=keep)
     if saved is not None:
         if saved.root_id != observed.root_id:
             raise StalePlanError("the saved plan was made for another root", hint="plan again with this --root")
@@ -93,8 +99,7 @@ def _apply(
         context.stdout.write(render(context, plan, "text"))
         context.stdout.flush()
     if plan.empty and (plan.errored or not desired.resources or is_recorded(engine, desired, observed)):
-        if saved is None:
-            remember(desired, engine, wanted, observed, context.lock_timeout)
+        keep(observed)
         _print_report(context, options, None, plan)
         return 1 if plan.errored else 0
     if not plan.empty and saved is None and not options.yes and not _agreed(context, options, plan):

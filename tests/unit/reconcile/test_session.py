@@ -9,14 +9,18 @@ from contextlib import AbstractContextManager
 import pytest
 
 from reconciler.apply.report import Report
+from reconciler.clock import ManualClock
 from reconciler.engine.memory import MemoryEngine
 from reconciler.engine.port import Event, Generation, HostFacts
-from reconciler.errors import HostError, LockedError
+from reconciler.errors import HostError, LockedError, RefusedError
 from reconciler.model.address import Address
 from reconciler.model.desired import Desired
 from reconciler.model.observed import Interest, Observed
 from reconciler.model.policy import PlanOptions
-from reconciler.reconcile import Session, look, prepare
+from reconciler.model.resources import Prune
+from reconciler.model.selection import TagSelection
+from reconciler.plan.plan import Plan
+from reconciler.reconcile import Session, look, prepare, remember
 from reconciler.testing.builders import Stack
 
 ASKED = PlanOptions(asked=True)
@@ -27,7 +31,7 @@ class Engine(MemoryEngine):
     """The reference engine, whose turns and records can be made to fail."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(clock=ManualClock())
         self.registry.publish("app:1")
         self.before_turn: Callable[[int], None] = lambda _number: None
         self.killed = False
@@ -214,3 +218,50 @@ def test_only_what_a_plan_discards_is_measured_and_only_when_asked() -> None:
     look(desired, engine, ASKED)
     look(desired, engine, ASKED, sizes=True)
     assert asked == [frozenset(), frozenset(), frozenset({Address("container", "shop/web")})]
+
+
+def syncing(**fields: object) -> Stack:
+    made = Stack("shop", source="dir:/specs")
+    made.sync("r.example.com/app", "up.example.com/app", **fields)
+    return made
+
+
+def aged(engine: Engine) -> Plan:
+    engine.clock.advance(7200)  # type: ignore[attr-defined]
+    wanted = syncing(tags=TagSelection(allow=("1.*",), min_age=3600.0))
+    return look(prepare(wanted.desired(), engine), engine, ASKED)[1]
+
+
+def test_a_look_that_is_not_followed_by_a_pass_is_remembered() -> None:
+    engine = Engine()
+    engine.registry.publish("up.example.com/app:1.0")
+    wanted = prepare(syncing(tags=TagSelection(allow=("1.*",), min_age=3600.0)).desired(), engine)
+    observed, first = look(wanted, engine, ASKED)
+    assert [step.id for step in first.steps] == ["set sync/r.example.com/app"]
+    assert [step.action.verb for step in aged(engine).steps] == ["set"], "a plan remembers nothing"
+    remember(wanted, engine, ASKED, observed, None)
+    assert [step.action.verb for step in aged(engine).steps] == ["set", "copy"]
+
+
+def test_what_was_seen_counts_also_when_a_guard_forbids_the_plan() -> None:
+    engine = Engine()
+    engine.registry.publish("up.example.com/app:1.0")
+    for tag in "abcdef":
+        engine.registry.publish(f"r.example.com/app:{tag}", (tag, 1))
+    wanted = syncing(tags=TagSelection(allow=("1.*",), min_age=3600.0), prune=Prune())
+    with pytest.raises(RefusedError):
+        session(engine, wanted).one_pass()
+    assert [step.action.verb for step in aged(engine).steps] == ["set", "copy"]
+
+
+def test_what_was_seen_counts_also_when_the_plan_is_partly_in_error() -> None:
+    engine = Engine()
+    engine.registry.publish("up.example.com/app:1.0")
+    wanted = syncing(tags=TagSelection(names=("1.0", "1.O"), min_age=3600.0))
+    assert session(engine, wanted).one_pass().plan.errored
+    assert "copy" in [step.action.verb for step in aged(engine).steps]
+
+
+def session(engine: Engine, wanted: Stack) -> Session:
+    desired = prepare(wanted.desired(), engine)
+    return Session(desired, engine, ASKED, lambda _: None, lambda *_: None, threading.Event())
