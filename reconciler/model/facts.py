@@ -16,9 +16,11 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Somebody who must know said that there is no such thing. ``reason`` says why, as that of ``Unknown`` does."""
+    """Somebody who must know said that there is no such thing. ``reason`` says why, as that of ``Unknown`` does, and
+    ``hint`` what to do about it, where that is known."""
 
     reason: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def _block_absent(draft: Draft, address: Address, pull: Pull, pin: Absent) -> No
         message = f"{pull.reference} does not exist"
         if pin.reason:
             message = f"there is no image {pull.reference} for this host: {pin.reason}"
-        hint = "check the name and the tag"
+        hint = pin.hint or "check the name and the tag"
     draft.block(address, "image-absent", message, hint)
 
 

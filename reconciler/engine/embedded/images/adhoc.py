@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reconciler.errors import ConflictError, NotFoundError, RegistryError
@@ -12,20 +11,20 @@ from reconciler.model.address import Address
 from reconciler.model.resources import Pull, Registry
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
-from reconciler.store.images import ImageRecord, Name
+from reconciler.store.images import Name
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.engine import EmbeddedEngine
+    from reconciler.engine.embedded.images.intake import Pulled
     from reconciler.engine.embedded.state import State
-    from reconciler.engine.port import HostFacts
-
-ItemProgress = Callable[[str, str, int, int | None], None]
+    from reconciler.engine.port import HostFacts, ItemProgress
 
 
 def pull_image(
     engine: EmbeddedEngine, pull: Pull, progress: ItemProgress, *, plain_http: bool = False
-) -> tuple[ImageRecord, int]:
-    """The image that ``pull`` means by its policy, made complete on this host and named; and the bytes fetched.
+) -> tuple[Pulled, str]:
+    """The image that ``pull`` means by its policy, made complete on this host and named; and a note, where it is the
+    one that was stored since nobody could tell whether there is another.
 
     Needs the turn. The tag's owner stays who it was. Raises ``NotFoundError``, ``RegistryError``, ``ConflictError``.
     """
@@ -46,20 +45,21 @@ def pull_image(
 
             artifact = pull_artifact(machinery, engine.client(hosts), pull.reference, progress)
             if artifact is not None:
-                check_movable(machinery.state, pull.reference, artifact[0].digest, pulled=True)
+                digest = artifact.record.digest
+                check_movable(machinery.state, pull.reference, digest, pulled=True)
                 owner = known.stack if known else ""
-                machinery.state.names.set(Name(str(pull.reference), artifact[0].digest, owner, "tag"))
-                return artifact
+                machinery.state.names.set(Name(str(pull.reference), digest, owner, "tag"))
+                return artifact, ""
         if isinstance(found, Absent):
-            raise NotFoundError(found.reason, attempt=attempt, hint="check the name and the tag")
+            raise NotFoundError(found.reason, attempt=attempt, hint=found.hint or "check the name and the tag")
         if isinstance(found, Unknown):
             raise RegistryError(found.reason, attempt=attempt, hint=found.hint)
         check_movable(machinery.state, pull.reference, found.digest, pulled=True)
-        record, fetched = machinery.images.pull(
+        pulled = machinery.images.pull(
             engine.client(hosts), pull.reference, found.digest, found.index, progress, pull.platform, workers
         )
-    machinery.state.names.set(Name(str(pull.reference), record.digest, known.stack if known else "", "tag"))
-    return record, fetched
+    machinery.state.names.set(Name(str(pull.reference), pulled.record.digest, known.stack if known else "", "tag"))
+    return pulled, found.note if found.answered_by == "store" else ""
 
 
 def check_movable(state: State, reference: Reference, digest: Digest, *, pulled: bool = False) -> None:

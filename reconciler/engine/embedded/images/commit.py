@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.clock import SystemClock, rfc3339
 from reconciler.engine.embedded.images.build import changed_config, commit_config
+from reconciler.engine.embedded.images.depth import check_depth
 from reconciler.errors import InvalidError, NotFoundError
 from reconciler.model.address import Address
 from reconciler.oci import media
@@ -69,6 +70,7 @@ def commit_container(
             with still or nullcontext():
                 layer = commit_layer(snapshot.upper, snapshot.lowers, blob.write, stubs(row))
             if not layer.is_empty:
+                check_depth(len(layers) + 1, f"the commit of {row.shown}")
                 lease.add([blob.digest()])
                 layers = (*layers, Descriptor(media.OCI_LAYER_GZIP, blob.commit(), blob.offset))
         date = rfc3339(datetime.fromtimestamp(created, UTC))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.clock import SystemClock, rfc3339
 from reconciler.engine.embedded.images.build import new_config
+from reconciler.engine.embedded.images.depth import check_depth
 from reconciler.engine.embedded.images.resolve import ManifestSource, check_platform
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.upkeep.repair_blobs import put_aside_damaged
@@ -320,9 +321,10 @@ def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
 
 def _image_manifest(data: bytes, reference: Reference | None) -> Manifest:
     manifest = parse_manifest(data)
+    what = reference.familiar if reference else str(Digest.of(data))
     if isinstance(manifest, Index) or not manifest.is_image:
-        what = reference.familiar if reference else str(Digest.of(data))
         raise InvalidError(f"{what} is no image that can be run", hint="only images for one platform can be pulled")
+    check_depth(len(manifest.layers), f"image {what}")
     return manifest
 
 

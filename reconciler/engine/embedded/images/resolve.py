@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from reconciler.engine.embedded.images.depth import check_depth
 from reconciler.engine.embedded.state import State
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError
 from reconciler.model.address import Address
@@ -91,7 +92,7 @@ def _resolve(
         kept = stored(pull, state)
     except InvalidError as error:
         if pull.policy in ("missing", "never"):
-            return Absent(error.reason)
+            return Absent(error.reason, error.hint)
         kept = None
     if kept is not None and pull.policy in ("missing", "never"):
         return kept
@@ -102,7 +103,7 @@ def _resolve(
     except NotFoundError as error:
         return Absent(error.reason)
     except InvalidError as error:
-        return Absent(error.reason)
+        return Absent(error.reason, error.hint)
     except ReconcilerError as error:
         if kept is not None:
             moved = f"nobody could tell whether {pull.reference.familiar} moved, so the stored image is kept"
@@ -186,4 +187,5 @@ def _blobs(manifest: Manifest) -> tuple[Descriptor, ...]:
         raise InvalidError(
             f"it is an artifact ({manifest.config.media_type}), not an image", hint="only images can be run"
         )
+    check_depth(len(manifest.layers), "it")
     return manifest.blobs
