@@ -48,12 +48,16 @@ class MemorySyncs:
                 continue
             if isinstance(found.view, SyncView):
                 self._see(sync.source, found.view.seen)
-            failed = isinstance(found.view, Unknown) or bool(found.view.failed)
-            wait = min(RETRY, sync.interval) if failed else 0.0 if address in pending else sync.interval
+            failure = found.view if isinstance(found.view, Unknown) else next(iter(found.view.failed.values()), None)
+            wait = min(RETRY, sync.interval) if failure else 0.0 if address in pending else sync.interval
             known = self._recorded.get(address, ObservedSync())
             counted = len(found.view.chosen) if isinstance(found.view, SyncView) else known.counted
             self._recorded[address] = replace(
-                known, checked_at=observed.now, due_at=observed.now + wait, counted=counted
+                known,
+                checked_at=observed.now,
+                due_at=observed.now + wait,
+                counted=counted,
+                error=failure.reason if failure else "",
             )
 
     def perform(self, action: SetSync | DropSync | CopyTag | PruneTag) -> Outcome:

@@ -22,6 +22,7 @@ from reconciler.plan.draft import OPEN, Draft, Gate, plural
 from reconciler.plan.plan import Cost, FieldChange
 
 _LISTED = 5
+_LATER = "`reconciler status` tells when; `reconciler apply` tries at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ def plan_sync(draft: Draft, address: Address, sync: Sync) -> None:
         hint = found.view.hint or "see that both registries answer, then try again"
         draft.block(address, "remote-unknown", f"what there is to copy is unknown: {found.view.reason}", hint)
         return
+    if found.view is None and found.error:
+        draft.block(address, "sync-failed", f"what failed last is tried again later: {found.error}", _LATER)
     work = _work(draft, address, sync, found.view) if found.view is not None else _NOTHING
     form, owner = canonical.form(sync), min(draft.desired.owners.get(address) or draft.desired.stacks)
     is_new = found.stack == ""

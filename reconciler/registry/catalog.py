@@ -19,7 +19,7 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Index, parse_manifest
 from reconciler.oci.reference import Reference
-from reconciler.registry.failure import printable
+from reconciler.registry.failure import printable, server_words
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint, RegistryHosts, origin_of
 from reconciler.registry.link import next_page
@@ -72,9 +72,17 @@ class Catalog:
             content=b"",
             statuses=(200, 202, 204, 404, 405, 501),
         )
-        status = self._patience.retry(self._patience.attempts(endpoint), partial(self._status, endpoint, ask))
-        if status in (405, 501):
-            raise RegistryError(f"{endpoint.name}: does not allow deletions", hint="enable them in its configuration")
+        return self._patience.retry(self._patience.attempts(endpoint), partial(self._delete, endpoint, ask))
+
+    def _delete(self, endpoint: Endpoint, ask: Ask) -> bool:
+        with self._session.exchange(endpoint, ask) as response:
+            status = response.status_code
+            words = server_words(self._session.read_start(response)) if status >= 400 else ""
+        if status in (405, 501) or "UNSUPPORTED" in words:
+            raise RegistryError(
+                f"{endpoint.name}: does not allow deletions ({status}{words and ' ' + words})",
+                hint="enable them in its configuration",
+            )
         return status != 404
 
     def _status(self, endpoint: Endpoint, ask: Ask) -> int:

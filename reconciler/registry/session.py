@@ -13,6 +13,7 @@ import httpx
 from reconciler.clock import Clock, rfc3339
 from reconciler.errors import AuthError, InvalidError, NotFoundError, RegistryError
 from reconciler.registry.auth import Authenticator
+from reconciler.registry.echo import address, secrets_of
 from reconciler.registry.failure import MAX_ERROR_BODY, TemporaryError, UnreachableError, printable, server_words
 from reconciler.registry.health import Health
 from reconciler.registry.hosts import Endpoint, RegistryHosts, authority_of, origin_of
@@ -93,6 +94,10 @@ class Session:
         """The body of a small answer; ``InvalidError`` when it is larger than ``limit``."""
         return self._transport.read(response, limit)
 
+    def read_start(self, response: httpx.Response) -> bytes:
+        """What an answer that refuses says, as far as it is worth reading."""
+        return self._transport.read_start(response, MAX_ERROR_BODY)
+
     def chunks(self, response: httpx.Response, expected: int, *, brisk: bool = False) -> Iterator[bytes]:
         """The body of an answer of about ``expected`` bytes, in chunks, as ``Transport.chunks`` gives it."""
         return self._transport.chunks(response, expected, brisk=brisk)
@@ -159,8 +164,10 @@ class Session:
 
     def _refusal(self, endpoint: Endpoint, ask: Ask, response: httpx.Response) -> Exception:
         status, url = response.status_code, str(response.url)
-        words = server_words(self._transport.read_start(response, MAX_ERROR_BODY)) if ask.method != "HEAD" else ""
         elsewhere = origin_of(url) != endpoint.origin
+        secrets = secrets_of(response.request, signed=elsewhere)
+        body = self._transport.read_start(response, MAX_ERROR_BODY) if ask.method != "HEAD" else b""
+        words = server_words(body, secrets)
         server = f"{endpoint.name} (at {authority_of(url)})" if elsewhere else endpoint.name
         limit = "rate limit: " if status == 429 else ""
         message = f"{server}: {limit}{ask.method} {ask.what}: {status}" + (f" {words}" if words else "")
@@ -179,7 +186,8 @@ class Session:
             return TemporaryError(
                 message, retry_after=retry_after(response.headers.get("retry-after"), self._clock.now())
             )
-        return RegistryError(message)
+        immutable = ask.method == "PUT" and "immutable" in words.lower()
+        return RegistryError(message, hint="its registry lets nobody move this tag" if immutable else "")
 
     def _fetch_token(self, url: str, authorization: str | None, form: Mapping[str, str] | None) -> bytes:
         headers = {} if authorization is None else {"Authorization": authorization}
@@ -192,7 +200,9 @@ class Session:
             status = response.status_code
             if status == 200:
                 return self._transport.read(response, _MAX_TOKEN_BODY)
-            words = server_words(self._transport.read_start(response, MAX_ERROR_BODY))
+            words = server_words(
+                self._transport.read_start(response, MAX_ERROR_BODY), secrets_of(response.request, signed=True)
+            )
         except InvalidError as error:
             raise RegistryError(f"token server {error}") from None
         finally:
@@ -214,9 +224,11 @@ def join(endpoint: Endpoint, url: str, location: str) -> str:
     try:
         target = httpx.URL(url).join(location)
     except (httpx.InvalidURL, ValueError):
-        raise RegistryError(f"{endpoint.name}: sends us to the malformed address {printable(location)!r}") from None
+        raise RegistryError(
+            f"{endpoint.name}: sends us to the malformed address {printable(address(location))!r}"
+        ) from None
     if target.scheme not in ("http", "https") or not _HOST.fullmatch(target.raw_host) or target.userinfo:
-        raise RegistryError(f"{endpoint.name}: sends us to {printable(str(location))!r}, no http address")
+        raise RegistryError(f"{endpoint.name}: sends us to {printable(address(location))!r}, no http address")
     if target.scheme == "http" and url.startswith("https://"):
         raise RegistryError(
             f"{endpoint.name}: sends us from https to plain http at {printable(target.netloc.decode())}",

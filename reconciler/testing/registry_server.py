@@ -44,17 +44,18 @@ def running_registry(
     proxy_of: str | None = None,
     tokens: TokenServer | None = None,
     certificate: tuple[Path, Path] | None = None,
+    deletes: bool = True,
 ) -> Iterator[RegistryServer]:
     """Runs a registry until the block ends. ``users`` (name: password) makes it ask for a login (needs htpasswd).
 
     ``proxy_of`` makes it a pull-through cache of that URL, ``tokens`` sends clients there for a token, and with
-    ``certificate`` (chain, key) it speaks TLS. Where a roll of servers is kept, nginx stands in front of it and records
+    ``certificate`` (chain, key) it speaks TLS. Without ``deletes`` it refuses them. Where a roll of servers is kept, nginx stands in front of it and records
     what it is asked. Raises ``RuntimeError`` with its log if it does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{free_port()}"
     config = directory / "config.json"  # JSON is YAML
-    document = _config(directory, host, users, proxy_of)
+    document = _config(directory, host, users, proxy_of, deletes=deletes)
     if tokens is not None:
         document["auth"] = {
             "token": {"realm": tokens.realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": str(tokens.bundle)}
@@ -93,13 +94,15 @@ def running_registry(
             process.wait()
 
 
-def _config(directory: Path, host: str, users: Mapping[str, str] | None, proxy_of: str | None) -> dict[str, object]:
+def _config(
+    directory: Path, host: str, users: Mapping[str, str] | None, proxy_of: str | None, *, deletes: bool
+) -> dict[str, object]:
     config: dict[str, object] = {
         "version": "0.1",
         "log": {"level": "info", "accesslog": {"disabled": False}},
         "storage": {
             "filesystem": {"rootdirectory": str(directory / "data")},
-            "delete": {"enabled": True},
+            "delete": {"enabled": deletes},
         },
         "http": {"addr": host},
     }

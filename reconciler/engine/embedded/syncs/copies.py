@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.syncs.repositories import narrowed_key
 from reconciler.engine.port import Outcome, Progress, ProgressEvent
-from reconciler.errors import ConflictError, ReconcilerError
+from reconciler.errors import ConflictError, ReconcilerError, RegistryError
 from reconciler.model.action import CopyTag, DropSync, PruneTag, SetSync
 from reconciler.model.address import Address
 from reconciler.model.facts import Unknown
@@ -81,7 +81,13 @@ class SyncPerformer:
             raise ConflictError(
                 f"{target.familiar} moved to {found.short} while this was planned", hint="plan again and look at it"
             )
-        return Outcome(self._client().delete_manifest(target.with_digest(action.digest)))
+        deleted = self._client().delete_manifest(target.with_digest(action.digest))
+        if not deleted and self._client().tag_digest(target) == action.digest:
+            raise RegistryError(
+                f"{target.registry}: says that there is no {action.digest.short}, and has {target.familiar} for it",
+                hint="see whether it allows deletions, or take `prune` out of the sync",
+            )
+        return Outcome(deleted)
 
 
 def note(state: State, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
