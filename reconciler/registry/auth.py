@@ -22,6 +22,7 @@ from urllib.parse import urlencode, urlsplit
 from reconciler.clock import Clock
 from reconciler.errors import AuthError, RegistryError
 from reconciler.registry.challenge import Challenge, parse_challenges
+from reconciler.registry.echo import address
 from reconciler.registry.failure import printable
 from reconciler.registry.hosts import Credentials, Endpoint
 
@@ -208,10 +209,11 @@ def _realm(endpoint: Endpoint, challenge: Challenge) -> str:
     except ValueError:
         usable = False
     if not usable or not _TOKEN.fullmatch(realm):
-        raise AuthError(f"{endpoint.name}: names no usable token server: realm={printable(realm)!r}")
+        raise AuthError(f"{endpoint.name}: names no usable token server: realm={printable(address(realm))!r}")
     if parts.scheme == "http" and not endpoint.origin.startswith("http://"):
         raise AuthError(
-            f"{endpoint.name}: names a token server without encryption, {printable(realm)}; nothing was sent to it",
+            f"{endpoint.name}: names a token server without encryption, {printable(address(realm))};"
+            " nothing was sent to it",
             hint="the registry's token realm must be an https URL",
         )
     return realm

@@ -6,11 +6,12 @@ A server's own words are cut and escaped: they come from outside and end on a te
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reconciler.errors import AuthError, IntegrityError, InvalidError, NotFoundError, ReconcilerError, RegistryError
 from reconciler.printable import printable as escaped
+from reconciler.registry.echo import without
 from reconciler.registry.hosts import Endpoint
 
 MAX_ERROR_BODY = 64 * 1024
@@ -61,10 +62,13 @@ def _class_of(failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> type[Reco
     return RegistryError
 
 
-def server_words(body: bytes) -> str:
-    """The code and message of a registry's error document (distribution-spec, "Error Codes"), or the body's start."""
-    words = _from_document(body) or body[: 4 * _MAX_WORDS].decode("utf-8", "replace").strip()
-    return printable(words)
+def server_words(body: bytes, secrets: Iterable[str] = ()) -> str:
+    """The code and message of a registry's error document (distribution-spec, "Error Codes"), or the body's start.
+
+    ``secrets`` are taken out of them, before anything is cut.
+    """
+    words = _from_document(body) or body.decode("utf-8", "replace").strip()
+    return printable(without(words, secrets))
 
 
 def printable(text: str, limit: int = _MAX_WORDS) -> str:
