@@ -49,8 +49,8 @@ def running_registry(
     """Runs a registry until the block ends. ``users`` (name: password) makes it ask for a login (needs htpasswd).
 
     ``proxy_of`` makes it a pull-through cache of that URL, ``tokens`` sends clients there for a token, and with
-    ``certificate`` (chain, key) it speaks TLS. Without ``deletes`` it refuses them. Where a roll of servers is kept, nginx stands in front of it and records
-    what it is asked. Raises ``RuntimeError`` with its log if it does not start.
+    ``certificate`` (chain, key) it speaks TLS. Without ``deletes`` it refuses them. Where a roll of servers is kept,
+    nginx stands in front of it and records what it is asked. Raises ``RuntimeError`` with its log if it does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{free_port()}"
