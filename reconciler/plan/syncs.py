@@ -10,7 +10,7 @@ from reconciler.model import canonical
 from reconciler.model.action import CopyTag, PruneTag, SetSync
 from reconciler.model.address import Address
 from reconciler.model.facts import Known, RemoteTag, Unknown
-from reconciler.model.observed import ObservedSync, SyncTag, SyncView
+from reconciler.model.observed import ObservedSync, ObservedTag, SyncTag, SyncView
 from reconciler.model.policy import PRUNE_COUNT
 from reconciler.model.resources import Sync
 from reconciler.model.selection import TagSelection, select
@@ -88,14 +88,19 @@ def plan_sync(draft: Draft, address: Address, sync: Sync) -> None:
 
 
 def _taken(draft: Draft, address: Address, found: ObservedSync) -> bool:
-    """Blocks a sync into a repository that another stack syncs into."""
+    """Blocks a sync into a repository that another stack syncs into, or pushes a tag to."""
     elsewhere = draft.observed.other_stacks.get(address)
     holder = elsewhere if isinstance(elsewhere, ObservedSync) else found
-    if not holder.stack or holder.stack in draft.stacks:
-        return False
-    message = f"stack {holder.stack} declares a sync into this repository too, and it has one source"
-    draft.block(address, "sync-conflict", message, "take it out of one of the two stacks")
-    return True
+    if holder.stack and holder.stack not in draft.stacks:
+        message = f"stack {holder.stack} declares a sync into this repository too, and it has one source"
+        draft.block(address, "sync-conflict", message, "take it out of one of the two stacks")
+        return True
+    for other, tag in sorted(draft.observed.other_stacks.items(), key=lambda item: item[0]):
+        if isinstance(tag, ObservedTag) and tag.form.get("push") and Reference.parse(other.name).name == address.name:
+            message = f"stack {tag.stack} pushes {other} to this repository, which a sync is to keep"
+            draft.block(address, "sync-conflict", message, "take the one or the other out, or choose two repositories")
+            return True
+    return False
 
 
 def _steps(draft: Draft, address: Address, sync: Sync, work: _Work, record: SetSync | None) -> None:

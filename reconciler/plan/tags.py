@@ -9,7 +9,7 @@ from reconciler.model.action import PushTag, SetTag
 from reconciler.model.address import Address
 from reconciler.model.desired import Pin
 from reconciler.model.facts import Absent, Known, Unknown
-from reconciler.model.observed import ObservedImage, ObservedTag
+from reconciler.model.observed import ObservedImage, ObservedSync, ObservedTag
 from reconciler.model.resources import Tag
 from reconciler.oci.digest import Digest
 from reconciler.plan.diff import diff
@@ -44,7 +44,7 @@ def plan_tag(draft: Draft, address: Address, tag: Tag) -> None:
             draft.block(address, "dependency-blocked", f"it needs {tag.image}, which is blocked", error=False)
         return
     digest = draft.digests[tag.image]
-    if _taken(draft, address, found, digest):
+    if _taken(draft, address, found, digest) or (tag.push is not None and _synced(draft, address, tag)):
         return
     push = _push(tag, found, digest)
     if push.blocked:
@@ -99,6 +99,17 @@ def _taken(draft: Draft, address: Address, found: ObservedTag, digest: Digest | 
     message = f"the tag was made on this host by hand, for {holder.local.hex[:12]}"
     hint = f"remove it with `reconciler image rm {address.name}`, then apply again"
     draft.block(address, "tag-conflict", message, hint)
+    return True
+
+
+def _synced(draft: Draft, address: Address, tag: Tag) -> bool:
+    """Blocks a push to a repository that a sync of another stack keeps."""
+    sync = Address("sync", tag.reference.name)
+    keeper = draft.observed.other_stacks.get(sync)
+    if not isinstance(keeper, ObservedSync) or not keeper.stack:
+        return False
+    message = f"stack {keeper.stack} declares {sync}, which keeps the repository that this tag is pushed to"
+    draft.block(address, "sync-conflict", message, "take the one or the other out, or choose two repositories")
     return True
 
 

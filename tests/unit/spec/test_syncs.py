@@ -55,6 +55,8 @@ def test_short_forms(load):
         ("syncs: {a/b: {from: a/c, tags: {newest: 0}}}", "out of range"),
         ("syncs: {a/b: {from: a/c, tags: [x], prune: {max_delete_share: 2}}}", "malformed share"),
         ("syncs: {a/b: {from: a/c, interval: 10ms}}", "interval is too short"),
+        ("syncs: {a/b: {from: a/c, interval: 0s}}", "interval is too short"),
+        ("syncs: {a/b: {from: a/c, interval: 0}}", "interval"),
         ("syncs: {a/b: {}}", "from"),
         ("syncs: {a/b: {from: a/c, platform: linux/amd64}}", "did you mean platforms"),
         ("syncs: {a/b: {from: a/c}, docker.io/a/b: {from: a/d}}", "sync/docker.io/a/b is declared twice"),
