@@ -14,19 +14,35 @@ from reconciler.errors import UsageError
 if TYPE_CHECKING:
     from reconciler.model.desired import Desired
     from reconciler.source.port import Revision
+    from reconciler.spec.stacks import Document
     from reconciler.spec.variables import Variable
 
 
-def load_desired(context: Context, options: argparse.Namespace, *, secrets: bool = True) -> Desired:
-    """The specs that a command names, resolved for this host. Raises ``SpecError`` with every problem found."""
+def load_desired(
+    context: Context,
+    options: argparse.Namespace,
+    *,
+    secrets: bool = True,
+    documents: list[Document] | None = None,
+) -> Desired:
+    """The specs that a command names, resolved for this host. Raises ``SpecError`` with every problem found.
+
+    ``documents`` receives them as they were read.
+    """
     from reconciler.source.directory import DirectorySource
 
     source = DirectorySource(options.paths or ["."], recursive=options.recursive)
-    return load_revision(context, options, source.identity, source.read(), secrets=secrets)
+    return load_revision(context, options, source.identity, source.read(), secrets=secrets, documents=documents)
 
 
 def load_revision(
-    context: Context, options: argparse.Namespace, source: str, revision: Revision, *, secrets: bool = True
+    context: Context,
+    options: argparse.Namespace,
+    source: str,
+    revision: Revision,
+    *,
+    secrets: bool = True,
+    documents: list[Document] | None = None,
 ) -> Desired:
     """One revision of a source, resolved for this host."""
     from reconciler.spec.load import load_specs
@@ -39,6 +55,7 @@ def load_revision(
         environment=allowed_environment(context, options.env),
         tree=revision.tree,
         secrets=secrets,
+        documents=documents,
     )
     return dataclasses.replace(desired, source=source, revision=revision.id)
 

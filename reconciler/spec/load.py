@@ -35,12 +35,14 @@ def load_specs(
     environment: Mapping[str, str] | None = None,
     tree: Tree | None = None,
     secrets: bool = True,
+    documents: list[Document] | None = None,
 ) -> Desired:
     """Reads the specs that ``paths`` name and resolves them.
 
     ``labels`` are the host's; ``variables`` those of ``--var`` and ``--env-file``; ``environment`` the variables of
     the process that ``--env`` named (they are sensitive). A ``.env`` beside a spec file comes last. ``tree`` is where
     files are read from, this host's when left out. With ``secrets`` False, secrets are checked but not read.
+    ``documents`` receives all that was read, for who wants to know where something is written.
 
     ``Desired.source``, ``revision`` and ``pins`` are left for the caller. Raises ``SpecError`` with every problem
     that could be found, and writes nothing.
@@ -55,9 +57,11 @@ def load_specs(
         files = tree.find(paths, recursive)
     except ReconcilerError as error:
         raise SpecError((Problem(None, str(error), error.hint),)) from None
-    documents = [document for file in files for document in _documents(file, tree, given, problems)]
+    read = [document for file in files for document in _documents(file, tree, given, problems)]
+    if documents is not None:
+        documents += read
     build = Build(tree, environment or {}, secrets, problems)
-    return resolve(build, documents, labels or {})
+    return resolve(build, read, labels or {})
 
 
 def _given(variables: Mapping[str, Variable | str], environment: Mapping[str, str]) -> Scope:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True, eq=False)
 class Scalar:
-    """Text; ``plain`` when it was written without quotes. Lines and columns count from 1."""
+    """Text; ``plain`` when it was written without quotes. Lines and columns count from 1.
+
+    It is written from character ``start`` of its file up to ``end``, with its anchor, quotes and escapes; a byte order
+    mark does not count.
+    """
 
     text: str
     plain: bool
     line: int
     column: int
+    start: int
+    end: int
     size: int = 1
     height: int = 0
 
@@ -63,6 +69,32 @@ def place(root: Node, path: Path, *, key: bool = False) -> tuple[int, int]:
         else:
             break
     return (node.line, node.column) if isinstance(node, Scalar) and not key else at
+
+
+def find(root: Node, path: Path) -> Node | None:
+    """What ``path`` leads to; None when that is not there."""
+    node: Node | None = root
+    for step in path:
+        if isinstance(node, Mapping) and step in node.pairs:
+            node = node.pairs[str(step)][1]
+        elif isinstance(node, Listing) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+        else:
+            return None
+    return node
+
+
+def scalars(root: Node) -> Iterator[tuple[tuple[str | int, ...], Scalar]]:
+    """Every text with the path to it; what aliases and merge keys repeat comes once for each path."""
+    left: list[tuple[tuple[str | int, ...], Node]] = [((), root)]
+    while left:
+        path, node = left.pop()
+        if isinstance(node, Scalar):
+            yield path, node
+        elif isinstance(node, Listing):
+            left += [((*path, index), item) for index, item in enumerate(node.items)]
+        else:
+            left += [((*path, name), value) for name, (_, value) in node.pairs.items()]
 
 
 def _assignment(listing: Listing, name: str) -> Scalar | None:

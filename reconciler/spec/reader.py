@@ -73,6 +73,10 @@ def _position(mark: Any) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
+def _index(mark: Any) -> int:
+    return int(mark.index)
+
+
 class _Reader:
     def __init__(self, name: str, problems: Problems) -> None:
         self._name = name
@@ -131,7 +135,8 @@ class _Reader:
             raise _Refused(event, f"more than {MAX_NODES} values in one file", "split it")
         line, column = _position(event.start_mark)
         if isinstance(event, yaml.ScalarEvent):
-            node = Scalar(event.value, event.implicit[0], line, column)
+            span = _index(event.start_mark), _index(event.end_mark)
+            node = Scalar(event.value, event.implicit[0], line, column, *span)
             if event.anchor is not None:
                 self._anchors[event.anchor] = node
             return node
