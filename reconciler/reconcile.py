@@ -32,11 +32,14 @@ _LOOKS = 5
 
 
 def prepare(desired: Desired, engine: Engine, pins: Mapping[Address, Resolution] | None = None) -> Desired:
-    """Seals what is sensitive and pins every tag: the ``Desired`` that planning takes. Writes nothing.
+    """Seals what is sensitive, takes over the host's own mirrors where a stack says so, and pins every tag: the
+    ``Desired`` that planning takes. Writes nothing.
 
     ``pins`` are taken as they are when given (a saved plan is carried out with its own).
     """
     sealed = desired.sealed(engine.seal)
+    if sealed.from_host:
+        sealed = sealed.with_host_mirrors(engine.host_mirrors())
     return sealed.pinned(engine.resolve(pulls_of(sealed), HostFacts(*host_facts(sealed))) if pins is None else pins)
 
 

@@ -28,7 +28,7 @@ from reconciler.model import action as act
 from reconciler.model.address import Address
 from reconciler.model.canonical import form_digest
 from reconciler.model.capabilities import Capabilities
-from reconciler.model.desired import Pin, Resolution
+from reconciler.model.desired import HostMirrors, Pin, Resolution
 from reconciler.model.facts import Absent, Known, Unknown
 from reconciler.model.observed import (
     Drift,
@@ -67,6 +67,7 @@ class MemoryEngine:
         self.fault: Callable[[act.Action, Literal["before", "after"]], None] | None = None
         self.forwarding: Literal["on", "off", "leave"] = "off"
         self.external: set[Address] = set()
+        self.host_files = HostMirrors()
         self.exit_codes: dict[Address, int] = {}
         self.performed: list[act.Action] = []
         self.volume_data: dict[Address, str] = {}
@@ -89,9 +90,21 @@ class MemoryEngine:
 
     # Looking
 
+    def host_mirrors(self) -> HostMirrors:
+        return self.host_files
+
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         with self._lock:
+            self.registry.blocked = self._blocked(hosts)
             return {address: self._resolve(pull) for address, pull in pulls.items()}
+
+    def _blocked(self, hosts: HostFacts) -> dict[str, str]:
+        """Registries that nobody may ask, and the file that says so: as declared now, else as recorded."""
+        facts = {address.name: found.form for address, found in self._kept.facts.items() if address.kind == "mirror"}
+        found = {name: str(form["from_file"]) for name, form in facts.items() if form.get("blocked")}
+        declared = {item.host for item in hosts.mirrors if not item.blocked}
+        named = {item.host: item.from_file for item in hosts.mirrors if item.blocked}
+        return {name: file for name, file in {**found, **named}.items() if name not in declared}
 
     def _resolve(self, pull: Pull) -> Resolution:
         if (selection := pull.picks) is not None:
@@ -102,10 +115,11 @@ class MemoryEngine:
             return Pin(stored, answered_by="store")
         if pull.policy == "never":
             return Absent("not on this host")
+        is_blocked = pull.reference.registry in self.registry.blocked
         match self.registry.head(pull.reference):
             case Known(found):
                 return Pin(found, blobs=() if found == stored else self.registry.manifests[found])
-            case Unknown(reason) if stored:
+            case Unknown(reason) if stored and not is_blocked:
                 return Pin(stored, answered_by="store", note=f"{reason}; going by what is stored")
             case answer:
                 return answer

@@ -13,13 +13,14 @@ from reconciler.oci.reference import Reference
 
 @dataclass(slots=True)
 class MemoryRegistry:
-    """What all registries of a test hold: blobs by manifest, and tags. Hosts in ``down`` do not answer; ``indexes``
-    are the manifests that consist of others."""
+    """What all registries of a test hold: blobs by manifest, and tags. Hosts in ``down`` do not answer; those in
+    ``blocked`` must not be asked, by the file named; ``indexes`` are the manifests that consist of others."""
 
     manifests: dict[Digest, tuple[Descriptor, ...]] = field(default_factory=dict)
     tags: dict[str, Digest] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
     indexes: dict[Digest, tuple[Digest, ...]] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
 
     def publish(self, reference: str, *layers: tuple[str, int]) -> Digest:
         """Puts an image of these layers (name, size) under a tag; without layers, one named as the reference."""
@@ -36,6 +37,8 @@ class MemoryRegistry:
         return {tag: digest for (repository, _, tag), digest in held if repository == name}
 
     def head(self, reference: Reference) -> RemoteTag:
+        if reference.registry in self.blocked:
+            return Unknown(f"{reference.registry} is blocked by {self.blocked[reference.registry]}")
         if reference.registry in self.down:
             return Unknown(f"{reference.registry} does not answer")
         found = reference.digest if reference.digest in self.manifests else self.tags.get(str(reference))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reconciler.model.address import Address
     from reconciler.model.canonical import Form
     from reconciler.model.capabilities import Capabilities
-    from reconciler.model.desired import Resolution
+    from reconciler.model.desired import HostMirrors, Resolution
     from reconciler.model.observed import Interest, Observed
     from reconciler.model.resources import Mirror, Pull, Registry
     from reconciler.oci.digest import Digest
@@ -104,6 +104,11 @@ class Engine(Protocol):
 
     def seal(self, value: bytes) -> str:
         """The keyed hash of a sensitive value: equal values give equal seals on one root, and tell nothing."""
+
+    def host_mirrors(self) -> HostMirrors:
+        """The mirrors that files of this host name for other programs. Writes nothing.
+
+        Raises ``InvalidError`` naming a file that cannot be read or is wrong."""
 
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         """Pins every pull to a digest, in parallel. Writes nothing. One result for each address asked for."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.model.address import Address
 from reconciler.model.facts import Absent, Unknown
-from reconciler.model.resources import Resource, Sensitive
+from reconciler.model.resources import Mirror, Registry, Resource, Sensitive
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 
@@ -61,13 +61,24 @@ class Unsupported:
 
 
 @dataclass(frozen=True, slots=True)
+class HostMirrors:
+    """What files that this host has for other programs say of mirrors; each resource names its file. ``notes`` tell
+    what was left out."""
+
+    registries: tuple[Registry, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """Resources by address, with the stacks that this value speaks for.
 
     ``stacks`` holds every stack named by the specs, also those that declare nothing. ``source`` names where the
     specs came from (a directory, a repository): stacks it once held and holds no more are pruned. ``owners`` says
     which stacks declare a resource: one, but for the facts of the host. ``pins`` has an entry for every image that
-    is pulled, once ``pin`` has run.
+    is pulled, once ``pin`` has run. ``from_host`` are the stacks that take over the mirrors of this host's own files,
+    and where they say so; ``notes`` is what there is to say about these.
     """
 
     resources: Mapping[Address, Resource]
@@ -79,6 +90,8 @@ class Desired:
     unsupported: tuple[Unsupported, ...] = ()
     warnings: tuple[str, ...] = ()
     pins: Mapping[Address, Resolution] = field(default_factory=dict)
+    from_host: Mapping[str, Location] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def sealed(self, seal: Callable[[bytes], str]) -> Desired:
         """The same with every sensitive value's seal filled in."""
@@ -86,6 +99,20 @@ class Desired:
 
     def pinned(self, pins: Mapping[Address, Resolution]) -> Desired:
         return dataclasses.replace(self, pins=dict(pins))
+
+    def with_host_mirrors(self, found: HostMirrors) -> Desired:
+        """The same with the mirrors that the host's files name, for the hosts that no spec says anything about."""
+        addressed: dict[Address, Resource] = {Address("registry", item.host): item for item in found.registries}
+        addressed |= {Address("mirror", item.host): item for item in found.mirrors}
+        added = {address: item for address, item in addressed.items() if address not in self.resources}
+        stacks, location = frozenset(self.from_host), min(self.from_host.values())
+        return dataclasses.replace(
+            self,
+            resources={**self.resources, **added},
+            owners={**self.owners, **dict.fromkeys(added, stacks)},
+            locations={**self.locations, **dict.fromkeys(added, location)},
+            notes=(*self.notes, *found.notes),
+        )
 
 
 def _sealed(value: Any, seal: Callable[[bytes], str]) -> Any:

@@ -47,7 +47,10 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """How to reach one registry host: plain HTTP, TLS files (absolute paths) and where its credentials come from."""
+    """How to reach one registry host: plain HTTP, TLS files (absolute paths) and where its credentials come from.
+
+    ``from_file`` is the file of this host that says so, where no spec does.
+    """
 
     host: str
     plain_http: bool = False
@@ -55,6 +58,7 @@ class Registry:
     ca: str = ""
     certificate: str = ""
     key: str = ""
+    from_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """The mirrors of one registry host, in the order they are tried. ``host`` may be ``*``."""
+    """The mirrors of one registry host, in the order they are tried. ``host`` may be ``*``.
+
+    ``blocked`` means that the registry must not be asked at all. ``from_file`` is as for a registry.
+    """
 
     host: str
     endpoints: tuple[Endpoint, ...]
+    blocked: bool = False
+    from_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

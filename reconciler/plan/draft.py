@@ -87,7 +87,7 @@ class Draft:
         self.unsupported: list[Blocked] = []
         self.waiting: set[Address] = set()
         self.retry_at: float | None = None
-        self.notes: list[str] = []
+        self.notes: list[str] = list(desired.notes)
         self.digests: dict[Address, Digest | None] = {}
         self.forms: dict[Address, Form] = {}
         self.ready: dict[Address, str] = {}

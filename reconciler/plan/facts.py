@@ -11,6 +11,8 @@ from reconciler.plan.diff import diff
 from reconciler.plan.draft import Draft, own_stack
 from reconciler.plan.plan import FieldChange
 
+_FILE = "from_file"
+
 
 def plan_fact(draft: Draft, address: Address, fact: Registry | Mirror | Retention) -> None:
     """Records the fact, unless another stack says otherwise."""
@@ -21,15 +23,23 @@ def plan_fact(draft: Draft, address: Address, fact: Registry | Mirror | Retentio
     known = recorded or (elsewhere if isinstance(elsewhere, ObservedFact) else None)
     others = _others(draft, recorded) | _others(draft, elsewhere)
     if known and others and known.form != form:
-        _block_conflict(draft, address, owners, others, diff(known.form, form))
-        return
+        ours, theirs = _FILE in form, _FILE in known.form
+        if not ours and not theirs:
+            _block_conflict(draft, address, owners, others, diff(known.form, form))
+            return
+        # What a spec declares counts, and what a file of the host says only where none does.
+        if not theirs:
+            return
+        if not ours:
+            others = frozenset()
     stacks = frozenset(owners | others)
     if recorded and recorded.form == form and recorded.stacks == stacks:
         return
     before = known.form if known else {}
     fields = (*diff(before, form), *stacks_change(known.stacks if known else frozenset(), stacks))
     if known is None:
-        draft.change(address, "create", "missing", "it is declared and not recorded", diff({}, form))
+        message = f"{form[_FILE]} says so" if _FILE in form else "it is declared and not recorded"
+        draft.change(address, "create", "missing", message, diff({}, form))
     elif known.form == form:
         draft.change(address, "update", "owners", "the stacks that declare it changed", fields)
     else:

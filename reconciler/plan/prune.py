@@ -33,7 +33,8 @@ _LISTED = 10
 
 def prune(draft: Draft) -> None:
     """Removes what this plan's stacks hold and no longer declare. Raises ``RefusedError`` when a guard forbids it."""
-    if not draft.desired.resources and not draft.desired.unsupported and not draft.options.allow_empty:
+    declared = draft.desired.resources or draft.desired.unsupported or draft.desired.from_host
+    if not declared and not draft.options.allow_empty:
         raise RefusedError(
             "the specs declare no resources at all, and an empty set prunes nothing",
             hint="check the paths; if everything is really to go, say --allow-empty",
@@ -93,6 +94,8 @@ def _remove(draft: Draft, address: Address, found: ObservedResource) -> None:
 def _why(draft: Draft, address: Address, found: ObservedResource) -> str:
     if isinstance(found, ObservedFact):
         stacks = found.stacks
+        if "from_file" in found.form and draft.desired.from_host:
+            return f"{found.form['from_file']} does not say so any more"
     else:
         stacks = frozenset({found.stack if isinstance(found, (ObservedTag, ObservedSync)) else own_stack(address)})
     if not stacks & draft.desired.stacks:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-from reconciler.errors import InvalidError
+from reconciler.errors import InvalidError, RefusedError
 
 Resolve = Literal["first", "fallback", "never"]
 EVERY_OTHER = "*"
@@ -122,13 +122,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class RegistryHosts:
-    """All that was declared about registries and mirrors. ``credentials_for`` is asked for hosts that declare none."""
+    """All that was declared about registries and mirrors. ``credentials_for`` is asked for hosts that declare none.
+
+    A registry in ``blocked`` must not be asked for anything, nor its mirrors; the value names what says so.
+    """
 
     hosts: Mapping[str, HostConfig] = field(default_factory=dict)
     mirrors: Mapping[str, tuple[MirrorEndpoint, ...]] = field(default_factory=dict)
     credentials_for: CredentialSource = no_credentials
+    blocked: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "blocked", {canonical_host(name): why for name, why in self.blocked.items()})
         object.__setattr__(self, "hosts", {canonical_host(name): host for name, host in self.hosts.items()})
         object.__setattr__(self, "mirrors", {canonical_host(name): tuple(urls) for name, urls in self.mirrors.items()})
 
@@ -145,8 +150,13 @@ class RegistryHosts:
         return (declared or self.credentials_for)(canonical_host(name), repository)
 
     def origin(self, registry: str) -> Endpoint:
-        """The registry itself."""
+        """The registry itself. Raises ``RefusedError`` for one that is blocked."""
         name = canonical_host(registry)
+        if name in self.blocked:
+            raise RefusedError(
+                f"{name} is blocked by {self.blocked[name]}",
+                hint=f"take the images from elsewhere, or declare `{name}` under `mirrors:`, which counts instead",
+            )
         plain = self.host(name).plain_http
         authority = _HUB_API if name == HUB else name
         base = f"{'http' if plain else 'https'}://{authority}/v2/"

@@ -42,6 +42,7 @@ class Build:
     resources: dict[Address, Resource] = field(default_factory=dict)
     locations: dict[Address, Location] = field(default_factory=dict)
     owners: dict[Address, frozenset[str]] = field(default_factory=dict)
+    from_host: dict[str, Location] = field(default_factory=dict)
     unsupported: list[Unsupported] = field(default_factory=list)
     warnings: set[str] = field(default_factory=set)
     contents: dict[tuple[str, str, str], Text] = field(default_factory=dict)
@@ -104,6 +105,10 @@ def build_host(build: Build, stack: Stack) -> None:
         build.note_unsupported(address, entry)
         build.put(address, _registry(build, address.name, entry), stack.name, entry.location)
     for host, entry in stack.sections["mirrors"].items():
+        if host == schema.FROM_HOST:
+            if entry.model:
+                build.from_host[stack.name] = entry.location
+            continue
         address = Address("mirror", schema.mirror_host(host))
         endpoints = tuple(Endpoint(endpoint.url, endpoint.resolve) for endpoint in entry.model)
         if not endpoints:

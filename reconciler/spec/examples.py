@@ -16,6 +16,7 @@ mirrors:
   docker.io:
     - http://127.0.0.1:5001
     - {url: https://mirror.example.com, resolve: first}
+  from_host: true # and those that podman, containerd or Docker have on this host
 """,
     "images": """\
 images:
@@ -137,6 +138,26 @@ state them only when they agree.
 Mirrors of a registry, by its host; `*` is every registry not named. Bytes come from the mirrors in order and then from
 the origin. What a tag points at is for the origin to say while it answers, unless `resolve` says otherwise. Facts of
 the host, as registries are; a mirror's own credentials stand under `registries` for its host.
+
+`from_host: true` takes over what this host's own files say, read at every plan: `/etc/containers/registries.conf` with
+its drop-ins, `/etc/containerd/certs.d/*/hosts.toml`, and `registry-mirrors` of `/etc/docker/daemon.json`
+(`registries_conf`, `certs_d` and `daemon_json` in ROOT/host.yaml name other places). For each registry the first file
+that has a rule counts, and a registry declared under `mirrors` is the spec's alone, whatever the files say. A change of
+a file is a change in the plan, which names the file; a file that is wrong is an error before anything is done.
+
+| there | here |
+|---|---|
+| a mirror of `registries.conf` or Docker; a host with `resolve` | `resolve: first`: there, mirrors are asked for tags |
+| `mirror-by-digest-only`, `pull-from-mirror: digest-only`; a host without `resolve` | `resolve: never` |
+| `pull-from-mirror: tag-only` | `resolve: first`; it is also asked for the bytes of what it named |
+| a host listed below the registry itself | `resolve: fallback` |
+| `insecure` of a mirror | plain HTTP, without any login; never TLS that nobody verifies |
+| `blocked` | nothing is pulled from, pushed to or copied from that registry |
+| `ca`, `client` | `tls` for that host, where nothing is declared for it under `registries` |
+
+The rest is left out with a note in the plan: rules for a part of a registry or a pattern, another `location` or
+`server`, `skip_verify`, `header`, `insecure` of a registry itself, paths that cannot be asked for. A block of less than
+a registry is an error. Logins never come from these files.
 """,
     "images": """\
 Images that the host should have, each from one source: pulled, imported from a root filesystem, loaded from an archive,

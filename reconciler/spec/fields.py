@@ -45,6 +45,17 @@ class Also:
         return {"anyOf": [*self.forms, handler(core)]}
 
 
+class Property:
+    """Adds to a mapping's JSON Schema one key whose value is of another kind than the others'."""
+
+    def __init__(self, name: str, schema: dict[str, Any]) -> None:
+        self.name = name
+        self.schema = schema
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(core), "properties": {self.name: self.schema}}
+
+
 def fail(message: str, hint: str = "") -> PydanticCustomError:
     """A validation error with our own words; ``message`` and ``hint`` reach the user as they are."""
     return PydanticCustomError("spec", "{message}", {"message": message, "hint": hint})

@@ -46,6 +46,7 @@ def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, st
         owners=build.owners,
         unsupported=tuple(sorted(set(build.unsupported), key=lambda item: (item.location, item.field))),
         warnings=tuple(sorted(build.warnings)),
+        from_host=build.from_host,
     )
 
 

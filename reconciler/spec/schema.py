@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
 from reconciler.errors import InvalidError
 from reconciler.oci.reference import Reference, parse_registry
@@ -21,6 +23,7 @@ from reconciler.spec.fields import (
     Name,
     Path,
     PlatformName,
+    Property,
     SecretText,
     Signal,
     Text,
@@ -36,10 +39,15 @@ from reconciler.spec.schema_container import POLICIES, Container
 from reconciler.spec.schema_sync import RepositoryName, Sync
 from reconciler.spec.schema_track import Track
 
+FROM_HOST = "from_host"
+"""The key under ``mirrors`` that is no registry: no host's name has an underscore."""
+
 
 def mirror_host(value: str) -> str:
-    """A registry's host, or ``*``. Raises ``InvalidError``."""
-    return value if value == "*" else parse_registry(value)
+    """A registry's host, ``*``, or ``from_host``. Raises ``InvalidError``."""
+    if re.sub("[-_]", "", value.lower()) == "fromhost" and value != FROM_HOST:
+        raise InvalidError(f"{value!a} is no registry", hint=f"did you mean {FROM_HOST}?")
+    return value if value in ("*", FROM_HOST) else parse_registry(value)
 
 
 def _tag_reference(value: str) -> Reference:
@@ -124,6 +132,27 @@ class Endpoint(Model):
         description="Whether it may say what a tag points at: before the origin, when the origin does not answer, "
         "or never. Bytes come from mirrors first in any case.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """The value of ``from_host``, marked: it is no list of endpoints."""
+
+    value: Any
+
+
+def _flagged(value: Any) -> Any:
+    if isinstance(value, dict) and FROM_HOST in value:
+        return {**value, FROM_HOST: _Flag(value[FROM_HOST])}
+    return value
+
+
+def _endpoints(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return boolean(value.value) if isinstance(value, _Flag) else handler(value)
+
+
+Endpoints = Annotated[tuple[Endpoint, ...], WrapValidator(_endpoints)]
+Mirrors = Annotated[dict[MirrorHost, Endpoints], BeforeValidator(_flagged), Property(FROM_HOST, {"type": "boolean"})]
 
 
 class ConfigChanges(Model):
@@ -335,9 +364,10 @@ class Spec(Model):
     registries: dict[RegistryHost, Registry] = Field(
         default_factory=dict, description="How to reach registries, by host."
     )
-    mirrors: dict[MirrorHost, tuple[Endpoint, ...]] = Field(
+    mirrors: Mirrors = Field(
         default_factory=dict,
-        description="Mirrors of a registry, tried in order before it; `*` is every registry not named.",
+        description="Mirrors of a registry, tried in order before it; `*` is every registry not named, and "
+        "`from_host: true` takes over those of this host's other programs.",
     )
     images: dict[Name, Image] = Field(default_factory=dict, description="Images. Text is short for `{pull: TEXT}`.")
     tags: dict[TagName, Tag] = Field(

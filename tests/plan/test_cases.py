@@ -22,7 +22,7 @@ from reconciler.engine.memory import MemoryEngine
 from reconciler.errors import HostError, RefusedError
 from reconciler.model.action import Action
 from reconciler.model.address import Address
-from reconciler.model.desired import Desired, Location, Unsupported
+from reconciler.model.desired import Desired, HostMirrors, Location, Unsupported
 from reconciler.model.observed import Drift
 from reconciler.model.policy import PlanOptions
 from reconciler.model.resources import (
@@ -58,6 +58,7 @@ def _cases() -> Iterator[Any]:
 @pytest.mark.parametrize("case", list(_cases()))
 def test_the_plan_reads_as_expected_and_converges(case: Mapping[str, Any]) -> None:
     engine = _engine()
+    engine.host_files = _host_files(case.get("host_files", {}))
     _apply_before(case, engine)
     for event in _events(case.get("world", [])):
         _happen(event, engine)
@@ -167,6 +168,8 @@ def _happen(event: Mapping[str, Any], engine: MemoryEngine) -> None:
             engine.lose_image(Address.parse(value))
         case "forwarding":
             engine.forwarding = value
+        case "host_files":
+            engine.host_files = _host_files(value)
         case "external":
             engine.external.add(Address.parse(value))
         case "tag":
@@ -212,7 +215,23 @@ def _desired(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> Desired:
         locations=desired.locations,
         owners=desired.owners,
         unsupported=tuple(unsupported),
+        from_host={
+            item.get("stack", "shop"): Location("shop.yaml", 5, 3) for item in documents if item.get("from_host")
+        },
     )
+
+
+def _host_files(document: Mapping[str, Any]) -> HostMirrors:
+    """What files of the host say: the endpoints of each registry, or that it is ``blocked``; and its notes."""
+    file = document.get("file", "/etc/containers/registries.conf")
+    mirrors = tuple(
+        Mirror(host, (), True, file)
+        if said == "blocked"
+        else Mirror(host, tuple(Endpoint(url, "first") for url in said), from_file=file)
+        for host, said in document.get("mirrors", {}).items()
+    )
+    registries = tuple(Registry(host, ca=ca, from_file=file) for host, ca in document.get("ca", {}).items())
+    return HostMirrors(registries, mirrors, tuple(document.get("notes", ())))
 
 
 def _stack(document: Mapping[str, Any]) -> Stack:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from reconciler.engine.embedded.syncs.copies import SyncPerformer
     from reconciler.engine.port import Event, Generation, HostFacts, Outcome, Progress
     from reconciler.model.action import Action
-    from reconciler.model.desired import Resolution
+    from reconciler.model.desired import HostMirrors, Resolution
     from reconciler.model.facts import RemoteTag, Unknown
     from reconciler.model.observed import Interest, Observed, SyncView
     from reconciler.model.resources import Pull, Sync
@@ -94,6 +94,11 @@ class EmbeddedEngine:
         # A root that does not exist yet has no key, and nothing sealed to compare with: the first turn seals again.
         identity = self.view().state.identity
         return identity.seal(value) if identity.exists else ""
+
+    def host_mirrors(self) -> HostMirrors:
+        from reconciler.engine.embedded.host_mirrors import host_mirrors
+
+        return host_mirrors(self.view().host.places)
 
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         if not pulls:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from reconciler.errors import InvalidError
+from reconciler.registry.from_host.places import Places
 from reconciler.store.archive.limits import DEFAULTS, Limits, read_limits
 
-_KNOWN = {"labels", "limits", "sysctls"}
+_PLACES = frozenset(field.name for field in fields(Places))
+_KNOWN = {"labels", "limits", "sysctls", *_PLACES}
 
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
     """``labels`` are what ``hosts:`` in a spec selects by. ``may_set_sysctls`` is false for ``sysctls: leave``.
 
-    ``limits`` bound what the layers of images may make this host do.
+    ``limits`` bound what images may make this host do; ``places`` says where other programs declare mirrors.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     may_set_sysctls: bool = True
     limits: Limits = DEFAULTS
+    places: Places = field(default_factory=Places)
 
 
 def read_host_settings(root: Path) -> HostSettings:
@@ -50,4 +53,14 @@ def read_host_settings(root: Path) -> HostSettings:
         limits = read_limits(document.get("limits"))
     except InvalidError as error:
         raise InvalidError(f"{path}: {error}", hint=error.hint) from None
-    return HostSettings(labels, document.get("sysctls", "set") == "set", limits)
+    return HostSettings(labels, document.get("sysctls", "set") == "set", limits, _places(document, path))
+
+
+def _places(document: Mapping[str, object], path: Path) -> Places:
+    found = {}
+    for name in sorted(_PLACES & document.keys()):
+        value = document[name]
+        if not isinstance(value, str) or not Path(value).is_absolute():
+            raise InvalidError(f"{path}: {name} is no absolute path", hint="write a path that begins with /")
+        found[name] = Path(value)
+    return Places(**found)

@@ -50,11 +50,20 @@ def recorded_facts(facts: Mapping[Address, ObservedFact]) -> HostFacts:
 
 
 def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
-    """What is declared now, and what was recorded for hosts that are not declared now."""
+    """What is declared now, and what was recorded for hosts that are not declared now.
+
+    What a file of the host says gives way to what a spec declared, be that another stack's.
+    """
     from reconciler.engine.port import HostFacts
 
-    registries = {item.host: item for item in (*recorded.registries, *declared.registries)}
-    mirrors = {item.host: item for item in (*recorded.mirrors, *declared.mirrors)}
+    registries = {item.host: item for item in recorded.registries}
+    for registry in declared.registries:
+        if not registry.from_file or registries.get(registry.host, registry).from_file:
+            registries[registry.host] = registry
+    mirrors = {item.host: item for item in recorded.mirrors}
+    for mirror in declared.mirrors:
+        if not mirror.from_file or mirrors.get(mirror.host, mirror).from_file:
+            mirrors[mirror.host] = mirror
     return HostFacts(tuple(registries.values()), tuple(mirrors.values()))
 
 
@@ -86,7 +95,8 @@ def make_client(
     def stored(host: str, repository: str) -> Credentials | None:
         return stored_login(host, repository, surroundings.auth_files, helpers)
 
-    hosts = RegistryHosts(configs, mirrors, login or stored)
+    blocked = {mirror.host: mirror.from_file for mirror in facts.mirrors if mirror.blocked}
+    hosts = RegistryHosts(configs, mirrors, login or stored, blocked)
     return RegistryClient(
         hosts,
         clock=SystemClock(),
@@ -163,4 +173,4 @@ def _registry(form: Form) -> Registry:
 
 def _mirror(form: Form) -> Mirror:
     endpoints = tuple(Endpoint(item) if isinstance(item, str) else Endpoint(**item) for item in form["endpoints"])
-    return Mirror(form["host"], endpoints)
+    return Mirror(form["host"], endpoints, form.get("blocked", False), form.get("from_file", ""))

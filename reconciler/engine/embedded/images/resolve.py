@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.images.depth import check_depth
 from reconciler.engine.embedded.state import State
-from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError
+from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError, RefusedError
 from reconciler.model.address import Address
 from reconciler.model.desired import Pin, Resolution
 from reconciler.model.facts import Absent, Unknown
@@ -102,6 +102,8 @@ def _resolve(
         return ask(pull, client(), state, manifests)
     except NotFoundError as error:
         return Absent(error.reason)
+    except RefusedError as error:
+        return Unknown(error.reason, error.hint)
     except InvalidError as error:
         return Absent(error.reason, error.hint)
     except ReconcilerError as error:

@@ -1,0 +1,1 @@
+"""Mirrors that a host has declared for other programs, read from those programs' own files."""
