@@ -7,26 +7,33 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.cli.context import Context
 from reconciler.cli.instructions import config_changes
 from reconciler.engine.embedded.images.adhoc import check_movable
-from reconciler.engine.embedded.images.load import Loaded, load_images
+from reconciler.engine.embedded.images.load import Loaded, load_images, naming
 from reconciler.engine.embedded.images.lookup import shown_name
 from reconciler.errors import InvalidError, UsageError
 from reconciler.linux import durable
 from reconciler.model.resources import FileContent, Import
+from reconciler.oci.archives import HEAD, Use, check_archive
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.printable import printable
 from reconciler.store.images import Name
 
+if TYPE_CHECKING:
+    from io import BufferedReader
+
+_STDIN = "standard input"
+_ENOUGH = 4096  # a pipe may hold less at first than comes to it
+
 
 def run(context: Context, options: argparse.Namespace) -> int:
     """Loads the images of an archive, and says which of its names they got and which they did not."""
     platform = Platform.parse(options.platform) if options.platform else None
-    with _source(options.input) as source, context.engine() as engine, engine.turn(context.lock_timeout):
+    with _source(options.input, "load") as source, context.engine() as engine, engine.turn(context.lock_timeout):
         machinery = engine.writer()
         loaded = load_images(
             source,
@@ -48,11 +55,8 @@ def import_(context: Context, options: argparse.Namespace) -> int:
         raise InvalidError(f"{reference.familiar}: a digest cannot be given to an image", hint="write NAME:TAG")
     platform = Platform.parse(options.platform) if options.platform else None
     changes = config_changes(options.change)
-    with _source(options.file) as source, context.engine() as engine, engine.turn(context.lock_timeout):
-        if isinstance(source, Path):
-            raise InvalidError(
-                f"{source} is a directory", hint=f"pack it: tar -C {source} -c . | reconciler image import -"
-            )
+    with _source(options.file, "import") as source, context.engine() as engine, engine.turn(context.lock_timeout):
+        assert not isinstance(source, Path)
         machinery = engine.writer()
         # What the archive is known by is what is in it: nothing here has to hold it to its name.
         wanted = Import(FileContent(options.file, "", 0), changes, platform)
@@ -65,21 +69,46 @@ def import_(context: Context, options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _source(file: str) -> Iterator[BinaryIO | Path]:
-    """What to read: ``-`` is standard input, a directory is given as its path."""
+def _source(file: str, use: Use) -> Iterator[BinaryIO | Path]:
+    """What to read, which what is wrong with it then names. ``-`` is standard input; of a directory to load, its path.
+
+    Raises ``InvalidError`` at once for what is certainly no archive.
+    """
     if file == "-":
         if sys.stdin.isatty():
             raise UsageError("an archive cannot be typed", hint="name a file, or pipe one in")
-        yield sys.stdin.buffer
+        _check(sys.stdin.buffer, _STDIN, use)
+        with naming(_STDIN):
+            yield sys.stdin.buffer
         return
     path = Path(file)
     if path.is_dir():
-        yield path
+        if use == "import":
+            raise InvalidError(
+                f"{path} is a directory", hint=f"pack it: tar -C {path} -c . | reconciler image import -"
+            )
+        with naming(file):
+            yield path
         return
     with durable.guarded("read", path):
         stream = path.open("rb")
     with stream:
-        yield stream
+        with durable.guarded("read", path):
+            _check(stream, file, use)
+        with naming(file):
+            yield stream
+
+
+def _check(stream: BufferedReader, name: str, use: Use) -> None:
+    if stream.seekable():
+        start = stream.tell()
+        head = stream.read(HEAD)
+        stream.seek(start)
+    else:
+        head = stream.peek(HEAD)
+        if len(head) < _ENOUGH:
+            return  # more may come: whoever reads it sees
+    check_archive(head, name, use)
 
 
 def _show(context: Context, loaded: Loaded) -> None:

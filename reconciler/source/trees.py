@@ -19,7 +19,7 @@ from reconciler.linux.tree import remove_tree
 from reconciler.model.resources import FileContent
 from reconciler.source.repository import Entry, Repository
 from reconciler.spec.reader import MAX_BYTES
-from reconciler.spec.tree import MAX_FILES, SUFFIXES, SpecFile
+from reconciler.spec.tree import MAX_FILES, SUFFIXES, HeadCheck, SpecFile
 
 MAX_TREE_BYTES = 1024**3
 _MAX_TARGET = 4096
@@ -65,12 +65,14 @@ class GitTree:
         with self._repository.blobs() as content:
             return b"".join(content(self._within(found, entry, limit).id))
 
-    def content(self, directory: str, path: str) -> FileContent:
+    def content(self, directory: str, path: str, check: HeadCheck) -> FileContent:
         found, entry = self._file(directory, path)
-        digest = hashlib.sha256()
+        digest, head = hashlib.sha256(), b""
         with self._repository.blobs() as content:
             for chunk in content(entry.id):
+                head = head or chunk
                 digest.update(chunk)
+        check(head)
         return FileContent(str(self._want(found, entry)), digest.hexdigest(), entry.size)
 
     def export(self, directory: str, path: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from reconciler.model.resources import (
     Tag,
 )
 from reconciler.model.selection import TagSelection
+from reconciler.oci.archives import HEAD, Use, check_archive
 from reconciler.oci.reference import Reference
 from reconciler.spec import schema
 from reconciler.spec.build import Build, pairs
@@ -168,10 +169,10 @@ def names_tag(text: str) -> bool:
 
 def _archive(build: Build, model: schema.Image, entry: Entry) -> Import | Load | None:
     if model.import_ is not None:
-        archive = _content(build, entry, ("import",), model.import_)
+        archive = _content(build, entry, ("import",), model.import_, "import")
         return Import(archive, _config(build, entry), model.platform) if archive else None
     assert model.load is not None
-    archive = _content(build, entry, ("load", "file"), model.load.file)
+    archive = _content(build, entry, ("load", "file"), model.load.file, "load")
     return Load(archive, model.load.ref) if archive else None
 
 
@@ -207,12 +208,14 @@ def _config(build: Build, entry: Entry) -> ConfigChanges:
     )
 
 
-def _content(build: Build, entry: Entry, path: tuple[str, ...], file: str) -> FileContent | None:
+def _content(build: Build, entry: Entry, path: tuple[str, ...], file: str, use: Use) -> FileContent | None:
     tree = build.source(entry, path, file)
     if tree is None:
         return None
     try:
-        return tree.content(entry.document.file.directory, file)
+        return tree.content(
+            entry.document.file.directory, file, lambda head: check_archive(head[:HEAD], shown(file), use)
+        )
     except ReconcilerError as error:
         build.problems.add(entry.at(*path), str(error), error.hint)
         return None

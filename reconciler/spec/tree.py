@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from reconciler.spec.reader import MAX_BYTES
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 10_000
 _CHUNK = 1024 * 1024
+HeadCheck = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,11 @@ class Tree(Protocol):
     def read(self, directory: str, path: str, limit: int) -> bytes:
         """A file's bytes, at most ``limit`` of them."""
 
-    def content(self, directory: str, path: str) -> FileContent:
-        """Where a file is on this host, its size, and the sha256 of its bytes."""
+    def content(self, directory: str, path: str, check: HeadCheck) -> FileContent:
+        """Where a file is on this host, its size, and the sha256 of its bytes.
+
+        ``check`` is given its first bytes, all of a short file, and may raise.
+        """
 
     def export(self, directory: str, path: str) -> tuple[str, str]:
         """The absolute path at which a bind mount finds ``path``, and the git object it is, or ""."""
@@ -92,13 +96,16 @@ class LocalTree:
             raise InvalidError(f"{shown(path)} has more than the {limit} bytes allowed", hint="make it smaller")
         return data
 
-    def content(self, directory: str, path: str) -> FileContent:
+    def content(self, directory: str, path: str, check: HeadCheck) -> FileContent:
         place = self._locate(directory, path)
         digest, size = hashlib.sha256(), 0
         with _opened(place, path) as file:
-            while chunk := file.read(_CHUNK):
+            chunk = file.read(_CHUNK)
+            check(chunk)
+            while chunk:
                 digest.update(chunk)
                 size += len(chunk)
+                chunk = file.read(_CHUNK)
         return FileContent(place, digest.hexdigest(), size)
 
     def export(self, directory: str, path: str) -> tuple[str, str]:

@@ -63,10 +63,11 @@ class Performer:
             case act.PullImage():
                 return self._pull(action, progress)
             case act.ImportImage():
-                record = self._machinery.images.import_archive(action.source, opener(action.source.archive))
+                with load.naming(action.source.archive.path):
+                    record = self._machinery.images.import_archive(action.source, opener(action.source.archive))
                 return self._name_image(action.address, record, EntryRow(action.form))
             case act.LoadImage():
-                with opener(action.source.archive)() as archive:
+                with opener(action.source.archive)() as archive, load.naming(action.source.archive.path):
                     record = load.load_archive(archive, action.source.ref, self._machinery.images)
                 return self._name_image(action.address, record, EntryRow(action.form))
             case act.CommitImage():

@@ -10,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from reconciler.errors import IntegrityError, InvalidError
+from reconciler.oci.archives import COMPRESSED
 from reconciler.store.archive.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
@@ -20,12 +21,6 @@ Compression = Literal["none", "gzip", "zstd"]
 CHUNK = 1 << 17
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_OTHERS = {
-    b"\xfd7zXZ\0": "xz",
-    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
-    b"\x04\x22\x4d\x18": "lz4",
-    b"PK\x03\x04": "zip",
-}
 _SKIPPABLE_ZSTD = frozenset(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16))
 # Bounds the memory one hostile frame may ask for; 128 MiB is what `zstd --long` writes at most without a flag.
 _ZSTD_WINDOW = 1 << 27
@@ -45,7 +40,7 @@ def detect(head: bytes) -> Compression:
         return "gzip"
     if head[:4] == _ZSTD_MAGIC or head[:4] in _SKIPPABLE_ZSTD:
         return "zstd"
-    for magic, name in _OTHERS.items():
+    for magic, name in COMPRESSED.items():
         if head.startswith(magic):
             raise InvalidError(f"it is compressed with {name}", hint="compress it with gzip or zstd, or not at all")
     return "none"

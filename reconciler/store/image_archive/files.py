@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_MEMBERS = 100_000
 _MAX_LINKS = 10
 _CHUNK = 1 << 20
+_MAGIC = 16  # bytes that tell any compression
 _AGAIN = "make it again, or fetch it again"
 # A document of this name decides what is loaded: readers differ on which of two is meant.
 _UNIQUE = frozenset({"index.json", "manifest.json", "oci-layout"})
@@ -142,7 +143,7 @@ def seekable(stream: BinaryIO, directory: Path) -> Iterator[BinaryIO]:
     """
     if stream.seekable():
         start = stream.tell()
-        head = stream.read(4)
+        head = stream.read(_MAGIC)
         stream.seek(start)
         if detect(head) == "none":
             yield stream

@@ -61,7 +61,7 @@ def images_of(files: ImageFiles, platform: Platform) -> list[Candidate]:
     if files.has(DOCKER_MANIFEST):
         return _of_docker(files)
     raise InvalidError(
-        "the archive is neither an OCI layout nor a docker-archive",
+        "it is neither an OCI layout nor a docker-archive",
         hint="the archive of a root filesystem is imported: `import:` in a spec, `image import` by hand",
     )
 

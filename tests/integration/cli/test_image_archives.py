@@ -402,6 +402,20 @@ def made(place: Path, seed: str, architecture: str = "") -> Path:
 # Importing
 
 
+@pytest.mark.parametrize("verb", [("load", "-i"), ("import",)], ids=["load", "import"])
+def test_what_is_wrong_with_a_file_is_said_of_it_by_its_name(host: Host, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    bad = tmp_path / "notes"
+    bad.write_text("nothing to unpack\n")
+    said = host.run("image", *verb, bad, code=1).text
+    assert f"{bad} is no tar archive: it seems to be text" in said
+    assert "hint: " in said
+    bad.write_bytes(files({"etc/motd": "x" * 5000})[:-30])
+    assert f"error: {bad}: " in host.run("image", *verb, bad, code=1).text
+    from_stdin = host.run("image", *verb, "-", code=1, under=("sh", "-c", f'"$0" "$@" <{bad}'))
+    assert "error: standard input: " in from_stdin.text
+    assert host.run("image", "ls", "-q").out == ""
+
+
 def test_importing_a_root_filesystem_with_changes(host: Host, tmp_path: Path) -> None:
     (tmp_path / "rootfs.tar.gz").write_bytes(busybox_archive({"file": "x"}))
     changes = ("-c", 'CMD ["cat", "/file"]', "-c", "ENV A=b C='d e'", "-c", "EXPOSE 80 53/udp", "-c", "LABEL x=y")

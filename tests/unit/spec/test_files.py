@@ -15,6 +15,7 @@ from reconciler.spec.errors import Problems, SpecError
 from reconciler.spec.load import load_specs
 from reconciler.spec.tree import LocalTree
 
+EMPTY = bytes(1024)  # an archive of nothing
 SPEC = "apiVersion: reconciler/v1\nstack: {}\nvolumes: {{data: }}\n"
 
 
@@ -69,20 +70,35 @@ def test_paths_are_relative_to_the_spec_file(here):
     (here / "sub/conf").mkdir(parents=True)
     (here / "sub/vars.env").write_text("A=1\n")
     (here / "sub/motd").write_text("hello")
-    (here / "sub/root.tar").write_bytes(b"archive")
+    (here / "sub/root.tar").write_bytes(EMPTY)
     (here / "sub/a.yaml").write_text(
         "apiVersion: reconciler/v1\nstack: s\nimages: {i: {import: root.tar}, l: {load: {file: root.tar, ref: x}}}\n"
         "configs: {motd: {file: ./motd}}\n"
         "containers: {w: {image: i, env_file: vars.env, configs: [motd], volumes: ['./conf:/c']}}\n"
     )
     resources = {str(a): r for a, r in load_specs(["sub"]).resources.items()}
-    archive = FileContent(str(here / "sub/root.tar"), hashlib.sha256(b"archive").hexdigest(), 7)
+    archive = FileContent(str(here / "sub/root.tar"), hashlib.sha256(EMPTY).hexdigest(), 1024)
     assert resources["image/s/i"].source == Import(archive)
     assert resources["image/s/l"].source == Load(archive, "x")
     web = resources["container/s/w"]
     assert web.environment == (("A", "1"),)
     assert (web.configs[0].content, web.configs[0].target, web.configs[0].mode) == ("hello", "/motd", 0o444)
     assert web.mounts[0].source == str(here / "sub/conf")
+
+
+def test_a_file_that_is_no_archive_is_refused_where_it_is_named(here):
+    (here / "notes.txt").write_text("not an archive\n" * 100)
+    (here / "a.yaml").write_text(
+        "apiVersion: reconciler/v1\nstack: s\nimages:\n  i: {import: notes.txt}\n  l: {load: {file: notes.txt}}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_specs(["a.yaml"])
+    assert str(caught.value).splitlines() == [
+        "a.yaml:4:15: 'notes.txt' is no tar archive: it seems to be text",
+        "  pack a root filesystem: tar -C DIRECTORY -cf FILE .",
+        "a.yaml:5:20: 'notes.txt' is no tar archive: it seems to be text",
+        "  give what `reconciler image save` or `docker save` wrote",
+    ]
 
 
 def test_env_files_in_order_and_environment_over_all(web, here):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.engine.embedded.images.adhoc import check_movable
-from reconciler.errors import InvalidError
+from reconciler.errors import IntegrityError, InvalidError
 from reconciler.oci.digest import Digest
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
@@ -35,6 +35,15 @@ class Loaded:
     record: ImageRecord
     names: tuple[Reference, ...]
     kept: tuple[Name, ...]
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Puts the name of an archive before errors that tell what is wrong with it."""
+    try:
+        yield
+    except (InvalidError, IntegrityError) as error:
+        raise type(error)(f"{name}: {error}", hint=error.hint) from error
 
 
 def load_archive(archive: BinaryIO, ref: str, images: Images) -> ImageRecord:
