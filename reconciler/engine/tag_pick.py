@@ -92,6 +92,45 @@ def resolve_tracked(pull: Pull, selection: TagSelection, repository: Repository)
     return found if kept is None else replace(kept, note=f"{reason}; the stored {kept.tag} is kept")
 
 
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """What a pin would say now: ``tag`` and the ``digest`` that it has at its registry. ``why`` is a sentence, also
+    when the digest is None: then what the spec says stays."""
+
+    tag: str
+    digest: Digest | None
+    why: str
+
+
+def latest(pull: Pull, repository: Repository) -> Latest | Absent | Unknown:
+    """What ``pull`` would be pinned to now, by its registry alone: what this host has counts for nothing.
+
+    The tag is the one that ``track`` picks, else its own. A pin stays where only age keeps its tag from being picked.
+    """
+    own, pinned = pull.reference.tag, pull.reference.digest is not None
+    if pull.policy == "never":
+        return Latest(own or "", None, "pull_policy is never, so no registry is asked")
+    name = pull.reference.repository_only().familiar
+    try:
+        if pull.track is not None:
+            picked = pick(name, repository.tags(), pull.track, repository)
+            repository.see(picked.seen)
+            if (pinned and own in picked.young) or (not picked.tag and picked.young):
+                return Latest(own or "", None, picked.why)
+            tag, why = picked.tag, picked.why
+            digest = picked.digest or (repository.digest(tag) if tag else None)
+        else:
+            tag, digest = own or "", repository.digest(own or "")
+            why = f"{tag} has not moved" if digest == pull.reference.digest else f"{tag} moved"
+    except (NotFoundError, InvalidError) as error:
+        return Absent(error.reason, error.hint)
+    except ReconcilerError as error:
+        return Unknown(error.reason, error.hint)
+    if digest is not None:
+        return Latest(tag, digest, why)
+    return Absent(f"{name}:{tag} is not at the registry" if tag else why, "check the name and the tag")
+
+
 def _kept(selection: TagSelection, repository: Repository, among: Collection[str]) -> Pin | None:
     """The newest image on this host of the tags ``among`` that may be chosen."""
     here = set(repository.stored()).intersection(among) if among else ()

@@ -22,7 +22,7 @@ from reconciler.errors import HostError
 from reconciler.linux import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _HINTS = {
     errno.ENOSPC: "free space on the filesystem that holds it, then try again",
@@ -62,11 +62,12 @@ def write_file(
     mode: int = 0o600,
     owner: tuple[int, int] | None = None,
     sync: bool = True,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Makes ``path`` hold exactly ``data``: after a crash it holds the old content or the new, never a part.
 
     ``owner`` is user and group, ours by default. ``sync=False`` is for what a reboot may take: readers still see the
-    old or the new.
+    old or the new. ``check`` is called last before the new content takes its place; what it raises leaves the old.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
@@ -80,6 +81,8 @@ def write_file(
             os.close(descriptor)
         if sync:
             sync_file(temporary, point=point)
+        if check is not None:
+            check()
         rename(temporary, path, point=point, sync=sync)
     except BaseException:
         with contextlib.suppress(OSError):
