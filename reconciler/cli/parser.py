@@ -65,6 +65,14 @@ def _spec_commands(commands: Any) -> None:
     apply.add_argument("--yes", action="store_true", help="do not ask")
     apply.set_defaults(run=command("apply"))
 
+    update = commands.add_parser("update", help="show what the pins in specs would say now; --write writes it")
+    _spec_arguments(update)
+    form = update.add_mutually_exclusive_group()
+    form.add_argument("--write", action="store_true", help="write the pins into the spec files")
+    form.add_argument("--diff", action="store_true", help="print the change as a patch for `git apply`")
+    update.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    update.set_defaults(run=command("update"))
+
     daemon = commands.add_parser("daemon", help="keep it so")
     _spec_arguments(daemon, paths="*")
     daemon.add_argument("--git", metavar="URL", help="take the specs from a git repository instead of PATH")

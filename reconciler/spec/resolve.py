@@ -20,7 +20,7 @@ def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, st
 
     Raises ``SpecError`` for what was found here and before; it then holds what is not supported yet, too.
     """
-    chosen = [document for document in documents if _is_for(document, labels)]
+    chosen = [document for document in documents if is_for(document, labels)]
     stacks = merge(chosen, build.problems)
     for stack in stacks.values():
         build_host(build, stack)
@@ -50,7 +50,8 @@ def resolve(build: Build, documents: Sequence[Document], labels: Mapping[str, st
     )
 
 
-def _is_for(document: Document, labels: Mapping[str, str]) -> bool:
+def is_for(document: Document, labels: Mapping[str, str]) -> bool:
+    """Whether a document is meant for a host with these labels."""
     hosts = document.model.hosts if isinstance(document.model, Spec) else None
     return all(labels.get(name) == value for name, value in (hosts or {}).items())
 
