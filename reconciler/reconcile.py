@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from reconciler.apply.report import Report, StepResult
 from reconciler.apply.runner import Listener, run
@@ -25,6 +25,7 @@ from reconciler.model.resources import Container
 from reconciler.plan.interest import host_facts, interest_of, pulls_of
 from reconciler.plan.plan import Plan, Step
 from reconciler.plan.planner import plan as make_plan
+from reconciler.value import dataclass
 
 # Seconds to wait for a job at a time, and how often before looking again: this bounds only an event that was missed.
 _LISTEN = 1.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from reconciler.clock import Clock
+from reconciler.value import dataclass
 
 K = TypeVar("K", bound=Hashable)
 

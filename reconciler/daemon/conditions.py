@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from reconciler.errors import LockedError
 from reconciler.linux import durable
 from reconciler.linux.lock import FileLock
 from reconciler.linux.processes import ProcessId
+from reconciler.value import dataclass
 
 FORMAT = 1
 _FILE = "daemon.json"

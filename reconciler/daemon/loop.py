@@ -11,7 +11,6 @@ import dataclasses
 import random
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import timedelta
 
 from reconciler.apply.report import StepResult
@@ -26,6 +25,7 @@ from reconciler.log import Logger
 from reconciler.model.address import Address
 from reconciler.model.desired import Desired
 from reconciler.source.port import Revision, Source
+from reconciler.value import dataclass
 
 _log = Logger("daemon")
 

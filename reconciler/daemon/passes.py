@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from reconciler.apply.runner import Listener
 from reconciler.clock import Clock, SystemClock
@@ -15,6 +15,7 @@ from reconciler.model.address import Address
 from reconciler.model.desired import Desired
 from reconciler.model.policy import LONGEST_DELAY, PlanOptions
 from reconciler.reconcile import Session, prepare
+from reconciler.value import dataclass
 
 _AFTER_WAITING = 5.0  # events wake the loop sooner: this bounds only a missed one
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.apply.report import StepResult
 from reconciler.model.address import Address
 from reconciler.model.desired import Desired
 from reconciler.plan.plan import Plan
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

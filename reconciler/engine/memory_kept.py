@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 from reconciler.engine.port import Outcome
@@ -18,6 +18,7 @@ from reconciler.model.observed import (
 )
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from reconciler.clock import Clock
 from reconciler.engine.memory_registry import MemoryRegistry
@@ -13,6 +13,7 @@ from reconciler.model.desired import Pin, Resolution
 from reconciler.model.resources import Pull
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
+from reconciler.value import dataclass
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol
 
 from reconciler.errors import InvalidError, NotFoundError, ReconcilerError
@@ -12,6 +12,7 @@ from reconciler.model.facts import Absent, Unknown
 from reconciler.model.resources import Pull
 from reconciler.model.selection import Selected, TagSelection, select
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 # Tags that nobody asked about before and that age must decide on: so many are asked about in one look.
 MOST_NEW = 20

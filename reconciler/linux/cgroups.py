@@ -10,10 +10,10 @@ import os
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import HostError
+from reconciler.value import dataclass
 
 MOUNT = Path("/sys/fs/cgroup")
 _TRACKING = ("systemd", "unified")  # the hierarchies by which a service manager kills what a service left behind

@@ -12,13 +12,13 @@ import ctypes
 import errno
 import os
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from reconciler.errors import HostError
 from reconciler.linux import durable, watch
+from reconciler.value import dataclass
 
 Propagation = Literal["private", "shared", "slave"]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import select
 import signal
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from reconciler.errors import InvalidError
+from reconciler.value import dataclass
 
 _STATE_FIELD = 0  # counted after the command name; proc_pid_stat(5) numbers it 3
 _START_FIELD = 19  # proc_pid_stat(5) numbers it 22

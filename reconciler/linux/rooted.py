@@ -14,10 +14,11 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from reconciler.value import dataclass
 
 _MAX_LINKS = 40  # the kernel's own bound, path_resolution(7)
 _OPATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -8,8 +8,9 @@ as well. While nobody watches, an announcement costs one look at a variable.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from reconciler.errors import InvalidError
+from reconciler.value import dataclass
 
 Kind = Literal[
     "registry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.model.address import Address
@@ -12,6 +12,7 @@ from reconciler.model.facts import Absent, Unknown
 from reconciler.model.resources import Mirror, Registry, Resource, Sensitive
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True, order=True)

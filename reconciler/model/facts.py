@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

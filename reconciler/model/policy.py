@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from reconciler.value import dataclass
 
 _FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0

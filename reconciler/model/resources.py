@@ -6,7 +6,7 @@ or empty was not given, and leaves the choice to the image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Network
 from typing import Literal
 
@@ -14,6 +14,7 @@ from reconciler.model.address import Address
 from reconciler.model.selection import TagSelection
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.errors import InvalidError
 from reconciler.model.version import Range, Version
+from reconciler.value import dataclass
 
 MAX_PATTERN = 256
 _PATTERN_MEMORY = 1 << 20

@@ -10,10 +10,10 @@ reads as a prerelease is often a variant (``1.4.2-alpine``): a range that names 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from reconciler.errors import InvalidError
+from reconciler.value import dataclass
 
 MAX_RANGE = 256
 

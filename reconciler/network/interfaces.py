@@ -11,9 +11,10 @@ import errno
 import fcntl
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
+
+from reconciler.value import dataclass
 
 _SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFNETMASK, _SIOCGIFMTU = 0x8912, 0x8913, 0x891B, 0x8921
 _UP = 1

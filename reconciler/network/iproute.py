@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from reconciler.network.interfaces import find_interface
 from reconciler.network.program import run
+from reconciler.value import dataclass
 
 _FAILED = "Command failed"
 _MISSING = ("Cannot find device", "RTNETLINK answers: No such device")

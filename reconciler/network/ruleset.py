@@ -12,11 +12,11 @@ stay. A mapping at one address wins over one at all addresses.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 
 from reconciler.errors import InvalidError
 from reconciler.network.spec import FirewallState, PortMapping
+from reconciler.value import dataclass
 
 ANYWHERE = ("", "0.0.0.0")
 _SETS = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
+
+from reconciler.value import dataclass
 
 Protocol = Literal["tcp", "udp"]
 

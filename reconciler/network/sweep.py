@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.linux import namespaces
 from reconciler.network.firewall import Firewall
 from reconciler.network.links import Links
 from reconciler.network.spec import EndpointSpec, FirewallState
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

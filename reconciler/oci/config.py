@@ -7,7 +7,6 @@ fields that this reader does not know are carried along.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from reconciler.errors import InvalidError
@@ -22,6 +21,7 @@ from reconciler.oci.document import (
     texts_field,
 )
 from reconciler.oci.platform import Platform
+from reconciler.value import dataclass
 
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 _WHERE = "image config"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.errors import InvalidError
 from reconciler.oci.digest import Digest
 from reconciler.oci.document import check_keys, labels_field, text_field, texts_field
 from reconciler.oci.platform import Platform
+from reconciler.value import dataclass
 
 _MAX_SIZE = 2**63 - 1
 _KEYS = frozenset({"mediaType", "digest", "size", "platform", "annotations", "artifactType", "data", "urls"})

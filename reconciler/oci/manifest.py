@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.errors import InvalidError
@@ -16,6 +16,7 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.document import check_keys, labels_field, read_object, text_field
 from reconciler.oci.platform import Platform
+from reconciler.value import dataclass
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _KEYS = frozenset(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from reconciler.errors import InvalidError
+from reconciler.value import dataclass
 
 UNKNOWN = "unknown"
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)

@@ -8,10 +8,10 @@ rejects is an error instead of an empty registry, and a port must be 1 to 65535.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from reconciler.errors import InvalidError
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"

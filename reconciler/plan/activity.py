@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.model.observed import ObservedContainer
 from reconciler.model.policy import restart_delay
 from reconciler.model.reason import Reason
 from reconciler.model.resources import Container
+from reconciler.value import dataclass
 
 _NONE = Reason("", "")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from reconciler.model import canonical
 from reconciler.model.action import (
     CreateContainer,
@@ -25,6 +23,7 @@ from reconciler.plan.plan import Cost, FieldChange, Operation
 from reconciler.plan.ports import PortTable
 from reconciler.plan.provisions import drift_fields
 from reconciler.plan.standing import dependency
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from reconciler.model.action import Action
@@ -16,6 +16,7 @@ from reconciler.model.policy import PlanOptions
 from reconciler.model.reason import Reason
 from reconciler.oci.digest import Digest
 from reconciler.plan.plan import Blocked, Change, Cost, FieldChange, Operation, Step
+from reconciler.value import dataclass
 
 R = TypeVar("R", bound=ObservedResource)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reconciler.model import canonical
 from reconciler.model.action import Action, CommitImage, ImportImage, LoadImage, PullImage
@@ -17,6 +17,7 @@ from reconciler.plan.diff import diff
 from reconciler.plan.draft import OPEN, Draft, Gate
 from reconciler.plan.plan import Cost, FieldChange
 from reconciler.plan.standing import completed
+from reconciler.value import dataclass
 
 
 def plan_image(draft: Draft, address: Address, image: Image) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from reconciler.model.action import Action
 from reconciler.model.address import Address
 from reconciler.model.desired import Location
 from reconciler.model.reason import Reason
+from reconciler.value import dataclass
 
 Operation = Literal["create", "update", "replace", "replace-create-first", "delete", "start", "stop"]
 

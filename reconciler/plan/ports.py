@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
 from reconciler.model.canonical import Form
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

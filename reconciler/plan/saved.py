@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.errors import InvalidError
@@ -23,6 +23,7 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.plan.json import FORMAT_VERSION, document
 from reconciler.plan.plan import Plan, Step
+from reconciler.value import dataclass
 
 KIND = "reconciler/plan"
 # They change from one look to the next without meaning anything for a plan.

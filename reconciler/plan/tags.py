@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from reconciler.model import canonical
 from reconciler.model.action import PushTag, SetTag
 from reconciler.model.address import Address
@@ -15,6 +13,7 @@ from reconciler.oci.digest import Digest
 from reconciler.plan.diff import diff
 from reconciler.plan.draft import Draft, Gate
 from reconciler.plan.plan import Cost, FieldChange
+from reconciler.value import dataclass
 
 _NOT_TAGGED = ObservedTag(local=None)
 

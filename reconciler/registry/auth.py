@@ -15,7 +15,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
@@ -25,6 +24,7 @@ from reconciler.registry.challenge import Challenge, parse_challenges
 from reconciler.registry.echo import address
 from reconciler.registry.failure import printable
 from reconciler.registry.hosts import Credentials, Endpoint
+from reconciler.value import dataclass
 
 DEFAULT_LIFETIME = 60.0
 _MARGIN = 10.0

@@ -9,12 +9,13 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.errors import InvalidError
 from reconciler.registry.hosts import HUB, Credentials, canonical_host
 from reconciler.registry.keychain import HUB_SERVER
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

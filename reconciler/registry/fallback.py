@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -12,6 +11,7 @@ from reconciler.registry.failure import ENDPOINT_FAILURES, SlowError, TemporaryE
 from reconciler.registry.health import Health
 from reconciler.registry.hosts import Endpoint
 from reconciler.registry.retry import RetryPolicy
+from reconciler.value import dataclass
 
 T = TypeVar("T")
 

@@ -17,12 +17,13 @@ Rules of lookup:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from reconciler.errors import InvalidError, RefusedError
+from reconciler.value import dataclass
 
 Resolve = Literal["first", "fallback", "never"]
 EVERY_OTHER = "*"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from reconciler.value import dataclass
 
 _NUMBER = re.compile(r"\s*(\d{1,12})\s*(?:;.*)?", re.ASCII | re.DOTALL)
 _WINDOW = re.compile(r";\s*w\s*=\s*(\d{1,9})", re.ASCII)

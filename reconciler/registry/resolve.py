@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import httpx
@@ -18,6 +17,7 @@ from reconciler.registry.failure import printable
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint, RegistryHosts
 from reconciler.registry.session import Ask, Session
+from reconciler.value import dataclass
 
 # Not implemented for this method; asking with GET costs one request and always works.
 _NO_HEAD = (405, 501)

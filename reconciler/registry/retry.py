@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from reconciler.registry.failure import TemporaryError
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import urlencode
 
 import httpx
@@ -20,6 +20,7 @@ from reconciler.registry.hosts import Endpoint, RegistryHosts, authority_of, ori
 from reconciler.registry.quota import Quota, read_quota
 from reconciler.registry.retry import retry_after
 from reconciler.registry.transport import Transport
+from reconciler.value import dataclass
 
 MAX_REDIRECTS = 10
 _MAX_TOKEN_BODY = 128 * 1024

@@ -11,7 +11,6 @@ import ssl
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 import httpcore
 import httpx
@@ -22,6 +21,7 @@ from reconciler.registry.failure import SlowError, TemporaryError, UnreachableEr
 from reconciler.registry.hosts import RegistryHosts, authority_of
 from reconciler.registry.proxy import Proxies
 from reconciler.registry.wire import FAILURES, HeadTimeout, Kind, Limit, new_pool
+from reconciler.value import dataclass
 
 CHUNK = 256 * 1024
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ", re.ASCII)

@@ -10,7 +10,6 @@ import ssl
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import httpcore
@@ -19,6 +18,7 @@ import httpx
 from reconciler.clock import Clock
 from reconciler.errors import InvalidError
 from reconciler.registry.hosts import TlsConfig
+from reconciler.value import dataclass
 
 _KEPT = 16
 _KEPT_SECONDS = 30.0

@@ -11,12 +11,12 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import HostError, RuntimeFailure
 from reconciler.linux.cgroups import Cgroups
 from reconciler.linux.processes import wait_readable
+from reconciler.value import dataclass
 
 # The environment of the programs we start: fixed, so that nothing of the caller's reaches a container.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}

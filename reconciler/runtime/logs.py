@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from reconciler.linux.inotify import DirectoryWatch
+from reconciler.value import dataclass
 
 _BLOCK = 64 * 1024
 _LONGEST = 1024 * 1024  # conmon writes lines of some 8 KiB; a file with longer ones is not its own

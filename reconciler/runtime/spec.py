@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from reconciler.value import dataclass
 
 DEFAULT_STOP_TIMEOUT = 10.0
 KERNEL_TREES = ("/proc", "/sys", "/dev")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from reconciler.linux.processes import ProcessId
+from reconciler.value import dataclass
 
 Status = Literal["absent", "created", "running", "paused", "exited"]
 

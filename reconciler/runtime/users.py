@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from reconciler.errors import RuntimeFailure
 from reconciler.linux.rooted import Rooted
+from reconciler.value import dataclass
 
 _LIMIT = 8 * 1024 * 1024  # bytes of a passwd or group file
 _MAX_ID = 2**31 - 1  # Docker's bound; ids beyond it break in 32-bit programs

@@ -16,12 +16,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from reconciler.errors import HostError, InvalidError
 from reconciler.source.remote import Credential, Remote
+from reconciler.value import dataclass
 
 _MAX_STDERR = 64 * 1024
 _CHUNK = 1 << 16

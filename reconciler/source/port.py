@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
 from reconciler.spec.tree import Tree
+from reconciler.value import dataclass
 
 
 class SourceTree(Tree, Protocol):

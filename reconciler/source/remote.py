@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from reconciler.errors import InvalidError
+from reconciler.value import dataclass
 
 _WHICH = "give an https:// or ssh:// URL, or user@host:path"
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])", re.ASCII)

@@ -6,7 +6,6 @@ import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
@@ -14,6 +13,7 @@ from reconciler.errors import HostError, InvalidError, NotFoundError
 from reconciler.linux import durable
 from reconciler.source.command import Git, GitOptions
 from reconciler.source.remote import Remote, is_commit
+from reconciler.value import dataclass
 
 MAX_ENTRIES = 500_000
 _MAX_LISTING = 128 * 1024 * 1024

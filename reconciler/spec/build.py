@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Network
 
 from reconciler.errors import ReconcilerError
@@ -26,6 +26,7 @@ from reconciler.spec import schema
 from reconciler.spec.errors import Problems, field_name, shown
 from reconciler.spec.stacks import Entry, Stack
 from reconciler.spec.tree import LocalTree, Tree
+from reconciler.value import dataclass
 
 # What else a name that is not declared may have been meant to be.
 _ELSE = {"volumes": ", or begin a path with ./ or /"}

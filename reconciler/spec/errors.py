@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from reconciler.errors import InvalidError
 from reconciler.model.desired import Location
 from reconciler.spec.nearest import nearest
+from reconciler.value import dataclass
 
 MAX_GUESSES = 200
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from reconciler.errors import InvalidError
 from reconciler.model.address import Address, in_stack
@@ -15,6 +14,7 @@ from reconciler.spec.errors import Problems, field_name
 from reconciler.spec.images import names_tag
 from reconciler.spec.nodes import Scalar, find, scalars
 from reconciler.spec.stacks import Document, Entry, Path, Stack, merge
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,13 +7,14 @@ was written as until a field that wants a number reads it, so ``1.10`` or ``0755
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.model.desired import Location
 from reconciler.spec.errors import Problems
 from reconciler.spec.nodes import Listing, Mapping, Node, Scalar
 from reconciler.spec.variables import Scope, expand, undefined
+from reconciler.value import dataclass
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -38,6 +37,7 @@ from reconciler.spec.mapping import Model, later
 from reconciler.spec.schema_container import POLICIES, Container
 from reconciler.spec.schema_sync import RepositoryName, Sync
 from reconciler.spec.schema_track import Track
+from reconciler.value import dataclass
 
 FROM_HOST = "from_host"
 """The key under ``mirrors`` that is no registry: no host's name has an underscore."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.model.desired import Location
@@ -11,6 +11,7 @@ from reconciler.spec.errors import Problems, shown
 from reconciler.spec.nodes import Node, place
 from reconciler.spec.schema import ComposeFile, Spec
 from reconciler.spec.tree import SpecFile
+from reconciler.value import dataclass
 
 SECTIONS = (
     "registries",

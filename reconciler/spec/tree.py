@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -19,6 +18,7 @@ from reconciler.errors import HostError, InvalidError, NotFoundError
 from reconciler.model.resources import FileContent
 from reconciler.spec.errors import shown
 from reconciler.spec.reader import MAX_BYTES
+from reconciler.value import dataclass
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 10_000

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from reconciler.value import dataclass
 
 MAX_NESTING = 8
 MAX_LENGTH = 1024 * 1024

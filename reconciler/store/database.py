@@ -15,11 +15,11 @@ import contextlib
 import os
 import sqlite3
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reconciler.errors import HostError
 from reconciler.linux import durable, watch
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from reconciler.linux import durable
 from reconciler.linux.configured_mounts import unmounted_above
 from reconciler.linux.tree import mount_points_below
 from reconciler.store import probe
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

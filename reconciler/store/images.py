@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError
@@ -16,6 +15,7 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
 from reconciler.oci.platform import Platform
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

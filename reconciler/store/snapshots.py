@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import NotFoundError
@@ -13,6 +12,7 @@ from reconciler.linux import durable, mounts
 from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.store.layers import whiteout
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 
 from reconciler.errors import InvalidError
 from reconciler.registry.from_host.places import Places
 from reconciler.store.archive.limits import DEFAULTS, Limits, read_limits
+from reconciler.value import dataclass
 
 _PLACES = frozenset(field.name for field in fields(Places))
 _KNOWN = {"labels", "limits", "sysctls", *_PLACES}

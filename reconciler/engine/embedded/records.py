@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.oci.digest import Digest
 from reconciler.store.database import Database
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.port import Generation, GenerationEntry

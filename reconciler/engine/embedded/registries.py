@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from reconciler.errors import AuthError
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.port import HostFacts

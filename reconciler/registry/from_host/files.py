@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from reconciler.errors import InvalidError
@@ -19,6 +19,7 @@ from reconciler.registry.from_host.hosts_toml import read_hosts_toml
 from reconciler.registry.from_host.places import Places
 from reconciler.registry.from_host.registries_conf import read_registries_conf
 from reconciler.registry.hosts import TlsConfig
+from reconciler.value import dataclass
 
 _MAX_BYTES = 1024 * 1024
 _HINT = "mend it, or leave `from_host` out"

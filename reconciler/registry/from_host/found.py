@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.errors import InvalidError
 from reconciler.oci.reference import parse_registry
 from reconciler.registry.hosts import MirrorEndpoint, Resolve, TlsConfig, canonical_host
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ changes them, for instance ``limits: {layer_bytes: 256GiB, layer_entries: 20M}``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from reconciler.errors import InvalidError, LimitError
+from reconciler.value import dataclass
 
 _AMOUNT = re.compile(r"([1-9][0-9]{0,17}) ?([A-Za-z]*)", re.ASCII)
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import IntegrityError, InvalidError
 from reconciler.linux.durable import write_all
 from reconciler.store.archive.header import BLOCK, GNU, number
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

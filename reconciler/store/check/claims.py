@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeVar
 
 from reconciler.errors import ReconcilerError
@@ -11,6 +11,7 @@ from reconciler.oci.digest import Digest
 from reconciler.store.check.damage import Damage
 from reconciler.store.images import ImageRecord, ImageTable, Name, NameTable
 from reconciler.store.layers.table import Layer, Layers
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

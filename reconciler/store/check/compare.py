@@ -9,13 +9,14 @@ import os
 import stat
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from reconciler.errors import NotFoundError, ReconcilerError
 from reconciler.store.check.damage import MAX_DETAILS, NO_LIST
 from reconciler.store.layers import whiteout
 from reconciler.store.layers.file_list import Listed, Recorded, RecordedKind, file_checksum, listing, read_file_list
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 MAX_DETAILS = 1000
 """Of one layer at most this many differences are listed."""

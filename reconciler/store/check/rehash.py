@@ -10,8 +10,9 @@ import hashlib
 import os
 import stat
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -10,7 +10,6 @@ owner finds the bytes gone and fetches them. After the turn, in nobody's way: th
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from reconciler.errors import HostError
@@ -19,6 +18,7 @@ from reconciler.oci.digest import Digest
 from reconciler.store import ingest
 from reconciler.store.collection.marks import Marker, Marks
 from reconciler.store.collection.removal import FILES, Removal, is_in_use, layer_names
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -14,10 +14,10 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from reconciler.linux.processes import ProcessId, boot_id
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

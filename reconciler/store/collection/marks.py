@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal
 
 from reconciler.errors import IntegrityError, ReconcilerError
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, parse_manifest
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -22,6 +22,7 @@ from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, is_atte
 from reconciler.oci.platform import Platform
 from reconciler.store.archive.compression import detect
 from reconciler.store.image_archive.files import ImageFiles, read_file
+from reconciler.value import dataclass
 
 REF_NAME = "org.opencontainers.image.ref.name"
 FULL_NAME = "io.containerd.image.name"

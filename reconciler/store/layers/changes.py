@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -15,6 +14,7 @@ from reconciler.store.layers import whiteout
 from reconciler.store.layers.attributes import attributes
 from reconciler.store.layers.merged import Merged, Shortcuts, look, names, real_path
 from reconciler.store.layers.tree import shown
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.store.layers.lower import PathParts

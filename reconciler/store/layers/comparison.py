@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.linux import durable
 from reconciler.store.layers.attributes import attributes
 from reconciler.store.layers.changes import Kind
 from reconciler.store.layers.merged import Merged, Seen, Shortcuts, look, names
+from reconciler.value import dataclass
 
 _CHUNK = 1 << 20
 

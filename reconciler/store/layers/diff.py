@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import InvalidError
@@ -26,6 +25,7 @@ from reconciler.store.layers.attributes import Xattrs, xattrs
 from reconciler.store.layers.changes import Change, changed, changes
 from reconciler.store.layers.tree import shown
 from reconciler.store.pipeline import WriteBehind
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

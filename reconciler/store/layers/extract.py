@@ -13,7 +13,6 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from reconciler.store.layers import whiteout
 from reconciler.store.layers.file_list import FileListWriter, RecordedKind, file_checksum
 from reconciler.store.layers.tree import Attributes, Directory, LayerTree, shown, status_of
 from reconciler.store.layers.xattrs import Xattrs, drop_inherited, set_xattrs
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

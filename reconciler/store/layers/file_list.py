@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reconciler.errors import IntegrityError, NotFoundError
 from reconciler.linux import durable
 from reconciler.store.archive.compression import CHUNK, GzipWriter, decompress
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.store.layers import whiteout
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

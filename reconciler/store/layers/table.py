@@ -9,7 +9,6 @@ together, after one syncfs. ``gc`` removes layers with their records, and what a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import NotFoundError
@@ -17,6 +16,7 @@ from reconciler.linux import watch
 from reconciler.oci.digest import Digest
 from reconciler.store.archive.limits import DEFAULTS, Limits
 from reconciler.store.layers import file_list
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from reconciler.errors import InvalidError
@@ -15,6 +14,7 @@ from reconciler.store.emptying import empty_directory, entries
 from reconciler.store.layers import whiteout
 from reconciler.store.layers.file_list import RecordedKind
 from reconciler.store.layers.xattrs import set_xattrs
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from reconciler.engine.embedded.state import State
 from reconciler.linux import durable
 from reconciler.model.address import Address
 from reconciler.network import hosts
+from reconciler.value import dataclass
 
 _MODE = 0o644  # whatever the umask: programs in the container that are not root read them too
 

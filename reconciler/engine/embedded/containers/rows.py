@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.engine.embedded.records import dump
@@ -16,6 +16,7 @@ from reconciler.model.canonical import Form
 from reconciler.model.resources import Port
 from reconciler.oci.digest import Digest
 from reconciler.store.database import Database
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from reconciler.engine.embedded.records import dump
@@ -15,6 +15,7 @@ from reconciler.model.resources import Container, Sensitive, Text
 from reconciler.oci.config import ImageConfig
 from reconciler.runtime.process import assemble_args, assemble_environment
 from reconciler.runtime.spec import BundleSpec, MountSpec, ProcessSpec
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from reconciler.linux.rooted import Rooted
 from reconciler.linux.tree import mount_points_below, remove_tree
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.store.database import Database

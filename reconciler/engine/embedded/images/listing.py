@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.engine.embedded.schema import ENGINE
 from reconciler.store.identity import read_identity
 from reconciler.store.readonly import ReadOnlyDatabase
 from reconciler.store.schema import STORE
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,6 +16,7 @@ from reconciler.oci.reference import Reference
 from reconciler.store.image_archive.files import ArchiveFiles, DirectoryFiles, ImageFiles, seekable
 from reconciler.store.image_archive.reader import Candidate, images_of
 from reconciler.store.images import ImageRecord, Name
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.images.intake import Images

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import ConflictError, InvalidError, NotFoundError
 from reconciler.oci.reference import Reference
 from reconciler.store.images import ImageRecord, Name
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.state import State

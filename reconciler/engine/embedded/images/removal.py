@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.images.lookup import FoundImage, find_image, shown_name
 from reconciler.engine.embedded.upkeep.collect import Collection, Item
 from reconciler.errors import ConflictError
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.containers.rows import ContainerRow

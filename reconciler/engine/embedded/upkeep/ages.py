@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from reconciler.errors import HostError
 from reconciler.linux.processes import boot_id
 from reconciler.log import Logger
 from reconciler.store.database import Database
+from reconciler.value import dataclass
 
 _log = Logger("engine")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from reconciler.oci.digest import Digest
 from reconciler.store.collection.gc import Garbage, GarbageCollector, GcPlan
 from reconciler.store.collection.marks import Root
 from reconciler.store.quarantine import Quarantine
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.engine import EmbeddedEngine

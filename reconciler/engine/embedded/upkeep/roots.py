@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +17,7 @@ from reconciler.engine.embedded.upkeep.retention import Rules, kept_generations,
 from reconciler.errors import NotFoundError
 from reconciler.oci.digest import Digest
 from reconciler.store.collection.marks import Root
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.state import State

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from reconciler.engine.embedded.containers.rows import ContainerRow
@@ -19,6 +19,7 @@ from reconciler.oci.digest import Digest
 from reconciler.runtime.runtime import Runtime
 from reconciler.store.check.claims import MALFORMED, Claims
 from reconciler.store.check.damage import Damage, Findings, Leftover, Needs
+from reconciler.value import dataclass
 
 _ENDED = "of a container that has ended"
 _GONE = "of a container that is gone"

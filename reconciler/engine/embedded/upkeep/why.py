@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.engine.embedded.images.lookup import find_image
@@ -14,6 +13,7 @@ from reconciler.engine.embedded.upkeep.roots import Keeper, Roots
 from reconciler.errors import ConflictError, NotFoundError
 from reconciler.oci.digest import Digest
 from reconciler.store.images import ImageRecord
+from reconciler.value import dataclass
 
 ThingKind = Literal["image", "index", "layer", "blob"]
 _DIGITS = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})", re.ASCII)
