@@ -19,6 +19,7 @@ from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
 from reconciler.store.archive.reader import Entry, Kind
 from reconciler.store.archive.writer import END, header, padding
+from reconciler.store.held import HeldBlobs
 from reconciler.store.image_archive.reader import DOCKER_MANIFEST, FULL_NAME, INDEX, LAYOUT, REF_NAME, blob_name
 
 if TYPE_CHECKING:
@@ -41,11 +42,16 @@ class SavedImage:
 def write_archive(images: Sequence[SavedImage], content: ContentStore, write: Write, *, docker: bool) -> None:
     """Writes one archive of all ``images`` through ``write``; ``docker`` adds the ``manifest.json`` of `docker save`.
 
-    Raises ``NotFoundError`` and ``IntegrityError`` when a blob is gone or damaged: what was written is no archive then,
-    for it lacks its end.
+    Raises ``NotFoundError`` when a blob is gone before anything is written, from when on nobody can take one away; and
+    ``IntegrityError`` when one is damaged: what was written is no archive then, for it lacks its end.
     """
     ordered = sorted(images, key=lambda image: image.record.digest)
-    documents: dict[str, Any] = {LAYOUT: {"imageLayoutVersion": "1.0.0"}, INDEX: _index(ordered, content)}
+    with HeldBlobs(content, (digest for image in ordered for digest in _digests(image.record))) as blobs:
+        _write(ordered, blobs, write, docker=docker)
+
+
+def _write(ordered: Sequence[SavedImage], blobs: HeldBlobs, write: Write, *, docker: bool) -> None:
+    documents: dict[str, Any] = {LAYOUT: {"imageLayoutVersion": "1.0.0"}, INDEX: _index(ordered, blobs)}
     if docker:
         runnable = [image for image in ordered if image.record.config.media_type in media.CONFIGS]
         documents[DOCKER_MANIFEST] = [_docker_entry(image) for image in runnable]
@@ -54,18 +60,18 @@ def write_archive(images: Sequence[SavedImage], content: ContentStore, write: Wr
         write(header(Entry(name.encode(), Kind.FILE, size=len(data))) + data + padding(len(data)))
     for directory in (b"blobs", b"blobs/sha256"):
         write(header(Entry(directory, Kind.DIRECTORY, 0o755)))
-    sizes = {digest: size for image in ordered for digest, size in _blobs(image.record, content)}
+    sizes = {digest: size for image in ordered for digest, size in _blobs(image.record, blobs)}
     for digest, size in sorted(sizes.items()):
-        _write_blob(digest, size, content, write)
+        _write_blob(digest, size, blobs, write)
     write(END)
 
 
-def _index(images: Iterable[SavedImage], content: ContentStore) -> dict[str, Any]:
+def _index(images: Iterable[SavedImage], blobs: HeldBlobs) -> dict[str, Any]:
     """An entry for each name, as other tools look for them: they take one name of an entry."""
     entries = []
     for image in images:
         record = image.record
-        entry = Descriptor(record.media_type, record.digest, content.size(record.digest)).to_json()
+        entry = Descriptor(record.media_type, record.digest, blobs.size(record.digest)).to_json()
         entry["platform"] = {"architecture": record.platform.architecture, "os": record.platform.os}
         if record.platform.variant:
             entry["platform"]["variant"] = record.platform.variant
@@ -84,18 +90,22 @@ def _docker_entry(image: SavedImage) -> dict[str, Any]:
     }
 
 
-def _blobs(record: ImageRecord, content: ContentStore) -> list[tuple[Digest, int]]:
+def _digests(record: ImageRecord) -> tuple[Digest, ...]:
+    return (record.digest, record.config.digest, *(layer.digest for layer in record.layers))
+
+
+def _blobs(record: ImageRecord, blobs: HeldBlobs) -> list[tuple[Digest, int]]:
     return [
-        (record.digest, content.size(record.digest)),
+        (record.digest, blobs.size(record.digest)),
         (record.config.digest, record.config.size),
         *((layer.digest, layer.size) for layer in record.layers),
     ]
 
 
-def _write_blob(digest: Digest, size: int, content: ContentStore, write: Write) -> None:
+def _write_blob(digest: Digest, size: int, blobs: HeldBlobs, write: Write) -> None:
     write(header(Entry(blob_name(digest).encode(), Kind.FILE, size=size)))
     hasher, written = hashlib.sha256(), 0
-    with content.open(digest) as blob:
+    with blobs.open(digest) as blob:
         while chunk := blob.read(_CHUNK):
             written += len(chunk)
             if written > size:
@@ -104,6 +114,6 @@ def _write_blob(digest: Digest, size: int, content: ContentStore, write: Write) 
             write(chunk)
     if written != size or hasher.hexdigest() != digest.hex:
         raise IntegrityError(
-            f"blob {digest} is damaged on disk", hint=f"remove {content.path(digest)}, and pull or load the image again"
+            f"blob {digest} is damaged on disk", hint=f"remove {blobs.path(digest)}, and pull or load the image again"
         )
     write(padding(size))

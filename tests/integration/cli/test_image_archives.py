@@ -299,6 +299,20 @@ def test_no_half_archive_gets_the_name(host: Host, loaded: str, tmp_path: Path) 
     assert "cannot write" in host.run("image", "save", "-o", tmp_path / "no" / "x.tar", "app:1", code=1).err
 
 
+def test_a_save_that_runs_keeps_what_is_removed_meanwhile(host: Host, loaded: str, tmp_path: Path) -> None:
+    host.run("image", "save", "-o", tmp_path / "before.tar", "app:1")
+    os.mkfifo(tmp_path / "pipe")
+    saving = host.start("image", "save", "-o", tmp_path / "pipe", "app:1")
+    with (tmp_path / "pipe").open("rb") as pipe:
+        saved = pipe.read(1)  # it has begun; the pipe holds 64 KiB, the rest waits for us
+        host.run("image", "rm", "app:1")
+        host.run("gc")
+        assert list((host.root / "blobs/sha256").iterdir()) == []
+        saved += pipe.read()
+    assert host.finish(saving).code == 0
+    assert saved == (tmp_path / "before.tar").read_bytes()
+
+
 def test_an_archive_is_not_shown_on_a_terminal(host: Host, loaded: str) -> None:
     asked = host.run("image", "save", "app:1", under=(sys.executable, "-c", ON_A_TERMINAL), code=64)
     assert "-o FILE" in asked.out
