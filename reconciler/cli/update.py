@@ -15,8 +15,8 @@ from reconciler.errors import NotFoundError, ReconcilerError, RegistryError, Usa
 from reconciler.printable import printable
 
 if TYPE_CHECKING:
-    from reconciler.engine.port import HostFacts
     from reconciler.engine.tag_pick import Latest
+    from reconciler.model.desired import Desired
     from reconciler.model.facts import Absent, Unknown
     from reconciler.model.resources import Pull
     from reconciler.spec.pulls import PullText
@@ -50,8 +50,6 @@ class Finding:
 
 def run(context: Context, options: argparse.Namespace) -> int:
     """Exits 0, also when there is something to write; 1 when something failed, 4 when something else was written."""
-    from reconciler.engine.port import HostFacts
-    from reconciler.plan.interest import host_facts
     from reconciler.spec.pulls import pull_texts
 
     if options.diff and options.output != "text":
@@ -60,7 +58,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
     desired = load_desired(context, options, secrets=False, documents=documents)
     chosen = _chosen(context, options, documents)
     texts = [text for text in pull_texts(chosen, desired) if text.moves]
-    findings = _look(context, texts, HostFacts(*host_facts(desired)), keep=options.write)
+    findings = _look(context, desired, texts, keep=options.write)
     files = _carry_out(findings, write=options.write)
     if options.output == "json":
         context.print(json.dumps(_document(findings), indent=2))
@@ -88,13 +86,18 @@ def _chosen(context: Context, options: argparse.Namespace, documents: Sequence[D
     return [document for document in documents if is_for(document, labels)]
 
 
-def _look(context: Context, texts: Sequence[PullText], hosts: HostFacts, *, keep: bool) -> list[Finding]:
+def _look(context: Context, desired: Desired, texts: Sequence[PullText], *, keep: bool) -> list[Finding]:
     """What each would say. With ``keep``, when tags were first seen is noted in the root, where age matters."""
     from reconciler.engine.embedded.images.latest import latest_of, note_sightings
     from reconciler.engine.embedded.images.track import Sightings
+    from reconciler.engine.port import HostFacts
+    from reconciler.plan.interest import host_facts
 
     sightings: Sightings = {}
     with context.engine() as engine:
+        if desired.from_host:
+            desired = desired.with_host_mirrors(engine.host_mirrors())
+        hosts = HostFacts(*host_facts(desired))
         answers = latest_of(engine, (text.pull for text in texts), hosts, sightings)
         if keep and sightings:
             try:
