@@ -26,6 +26,9 @@ images:
     pull: registry.example.com/shop/web # no tag: it is picked
     track: {semver: ">=1.4 <2", min_age: 3d}
   nightly: {pull: registry.example.com/shop/nightly, track: {pattern: "[0-9]{8}", newest: 1}}
+  db: # a pin, which `reconciler update --write` moves
+    pull: registry.example.com/shop/db:16.2@sha256:3f5b8d1c7a904e26b1d07c58e2f49a6310b7c4d5e8f2a1936c0d4b7e5a8f1c92
+    track: {semver: ^16}
   tools: {import: ./rootfs.tar.gz, config: {cmd: [sh]}}
   legacy: {load: {file: ./images.tar, ref: legacy:1}}
   message:
@@ -172,6 +175,15 @@ names one: `>=1.4-0` takes all from 1.4 on, also `1.4.2-alpine`. Patterns are RE
 host first saw the tag with its digest, while an apply or the daemon ran and never by the image's own date: a new host
 knows no tag yet, and waits, unless `pull` is a pin. While the tags cannot be listed, or none is old enough, the newest
 image of them that is on disk stays.
+
+A `pull` of `NAME:TAG@DIGEST` is a pin: that image until the text changes. `reconciler update` asks each registry, never
+a mirror, what pins should say now: the tag that `track` picks or, without `track`, what their own tag points at. Pins
+of containers, services and tags count, too. It lists them; `--diff` prints a patch; `--write` writes them into the spec
+files, where nothing else changes. An image with `track` and no pin gets one; its `track` stays, for the next time. A
+reference that is made of variables is not written, nor one that an anchor shares with something else: that is an error
+with its place, and the others are done. With `min_age` it goes by the tags that this host has seen, which `--write`
+notes, and a pin stays while only its age keeps its tag from being picked. So a machine with a new root, such as one
+that makes pull requests and is thrown away, moves no pin that has `min_age`: run it where the root is kept.
 """,
     "syncs": """\
 Copies from one repository to another, by the one that receives them. Nothing is stored on this host: blobs are mounted

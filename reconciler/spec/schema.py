@@ -198,7 +198,7 @@ class Image(Model):
     track: Track | None = Field(
         default=None,
         description="Picks the tag of a `pull` that names none. With NAME:TAG@DIGEST in `pull`, that is the image "
-        "until that text changes.",
+        "until `reconciler update --write`, or somebody, changes that text.",
     )
     import_: Path | None = Field(
         default=None,
