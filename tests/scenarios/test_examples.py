@@ -21,11 +21,12 @@ REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
 APPLIED_BY_QUICKSTART = {"hello"}
 APPLIED_BY_SYNCS = {"syncs"}
+APPLIED_BY_TRACKING = {"tracking"}
 SPECS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    assert {path.name for path in SPECS} == APPLIED_BY_QUICKSTART | APPLIED_BY_SYNCS
+    assert {path.name for path in SPECS} == APPLIED_BY_QUICKSTART | APPLIED_BY_SYNCS | APPLIED_BY_TRACKING
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.testing.host import Host
-from reconciler.testing.images import archive, push_image
+from reconciler.testing.images import archive, busybox_archive, push_image
 from reconciler.testing.registry_server import RegistryServer, running_registry
 
 pytestmark = pytest.mark.root
@@ -128,3 +128,40 @@ def test_a_pin_stays_whatever_its_track_says(host: Host, server: RegistryServer,
     assert picked(host) == made["1.4.0"].removeprefix("sha256:")[:12]
     assert server.requests("GET", "/tags/list") == 0
     assert host.is_converged()
+
+
+def test_the_example_is_followed_by_a_daemon_until_it_is_pinned(host: Host, server: RegistryServer) -> None:
+    """As it stands, but for the port of the registry."""
+    text = (Path(__file__).parents[2] / "examples/tracking/tracking.yaml").read_text()
+    spec = host.write(text.replace("127.0.0.1:5000", server.host), "tracking.yaml")
+
+    def release(version: str) -> str:
+        return push_image(f"{server.host}/app:{version}", busybox_archive({"version": version}))
+
+    def runs(digest: str) -> bool:
+        return host.is_running("tracking/web") and host.container("tracking/web")["image"] == digest
+
+    first = release("1.0.0")
+    daemon = host.start("daemon", host.specs, "--interval", "1s", log=True)
+    host.until(lambda: runs(first))
+    second = release("1.1.0")
+    host.until(lambda: runs(second))
+    assert host.containers().keys() == {"tracking/web"}
+
+    host.run("update", host.specs, "--write")
+    pinned = spec.read_text()
+    assert pinned == text.replace("127.0.0.1:5000", server.host).replace("/app\n", f"/app:1.1.0@{second}\n")
+    third = release("1.2.0")
+    before = server.requests("GET", "/app/tags/list")
+    assert host.is_converged()
+    assert server.requests("GET", "/app/tags/list") <= before + 1, "a pin asks for no tags; the daemon may just have"
+    assert runs(second)
+
+    assert "1.2.0: newest in >=1 <2" in host.run("update", host.specs).out
+    assert spec.read_text() == pinned
+    host.run("update", host.specs, "--write")
+    host.until(lambda: runs(third))
+    daemon.send_signal(signal.SIGTERM)
+    assert host.finish(daemon).code == 143
+    assert host.is_converged()
+    assert "1 up to date" in host.run("update", host.specs, "--write").out
