@@ -245,7 +245,7 @@ class MemoryEngine:
                 return drop(self._kept.tags, action.address)
             case act.PushTag():
                 return self._push(action)
-            case act.SetSync() | act.DropSync() | act.CopyTag() | act.PruneTag():
+            case act.SetSync() | act.DropSync() | act.CopyTag() | act.CopyReferrers() | act.PruneTag():
                 return self._syncs.perform(action)
             case act.CreateContainer():
                 return self._create(action)

@@ -14,13 +14,15 @@ from reconciler.oci.reference import Reference
 @dataclass(slots=True)
 class MemoryRegistry:
     """What all registries of a test hold: blobs by manifest, and tags. Hosts in ``down`` do not answer; those in
-    ``blocked`` must not be asked, by the file named; ``indexes`` are the manifests that consist of others."""
+    ``blocked`` must not be asked, by the file named; ``indexes`` are the manifests that consist of others;
+    ``referrers`` are what refers to one in a repository."""
 
     manifests: dict[Digest, tuple[Descriptor, ...]] = field(default_factory=dict)
     tags: dict[str, Digest] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
     indexes: dict[Digest, tuple[Digest, ...]] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
+    referrers: dict[tuple[str, Digest], frozenset[Digest]] = field(default_factory=dict)
 
     def publish(self, reference: str, *layers: tuple[str, int]) -> Digest:
         """Puts an image of these layers (name, size) under a tag; without layers, one named as the reference."""
@@ -30,6 +32,11 @@ class MemoryRegistry:
         self.manifests[manifest] = blobs
         self.tags[str(Reference.parse(reference))] = manifest
         return manifest
+
+    def refer(self, repository: str, subject: Digest, *referrers: Digest) -> None:
+        """Has the repository list manifests as referring to ``subject``."""
+        there = self.referrers.get((repository, subject), frozenset())
+        self.referrers[repository, subject] = there.union(referrers)
 
     def repository(self, name: str) -> dict[str, Digest]:
         """The tags of a repository with their digests."""

@@ -10,12 +10,13 @@ from reconciler.engine.memory_registry import MemoryRegistry
 from reconciler.engine.port import Outcome
 from reconciler.engine.sync_view import look
 from reconciler.errors import ConflictError, NotFoundError, RegistryError
-from reconciler.model.action import CopyTag, DropSync, PruneTag, SetSync
+from reconciler.model.action import CopyReferrers, CopyTag, DropSync, PruneTag, SetSync
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
 from reconciler.model.facts import Known, RemoteTag, Unknown
-from reconciler.model.observed import Interest, Observed, ObservedSync, SyncView
+from reconciler.model.observed import Interest, Observed, ObservedSync, SyncTag, SyncView
 from reconciler.model.resources import Sync
+from reconciler.oci.companion import MOST_DEEP
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
 
@@ -60,7 +61,7 @@ class MemorySyncs:
                 error=failure.reason if failure else "",
             )
 
-    def perform(self, action: SetSync | DropSync | CopyTag | PruneTag) -> Outcome:
+    def perform(self, action: SetSync | DropSync | CopyTag | CopyReferrers | PruneTag) -> Outcome:
         match action:
             case SetSync():
                 known = self._recorded.get(action.address, ObservedSync())
@@ -70,6 +71,8 @@ class MemorySyncs:
                 return Outcome(self._recorded.pop(action.address, None) is not None)
             case CopyTag():
                 return self._copy(action)
+            case CopyReferrers():
+                return self._attach(action)
             case PruneTag():
                 return self._prune(action)
 
@@ -78,6 +81,8 @@ class MemorySyncs:
         for host in (source.registry, target.registry):
             if host in self._registry.down:
                 raise RegistryError(f"{host} does not answer", hint="try again later")
+        if action.sync.referrers:
+            self._attach(action)
         if action.source not in self._registry.manifests:
             raise NotFoundError(f"{source.name} has no {action.source.short} any more", hint="plan again")
         blobs = self._registry.manifests.setdefault(action.wanted, self._registry.manifests[action.source])
@@ -85,6 +90,21 @@ class MemorySyncs:
         changed = self._registry.tags.get(name) != action.wanted
         self._registry.tags[name] = action.wanted
         return Outcome(changed, action.wanted, bytes_pushed=sum(blob.size for blob in blobs) if changed else 0)
+
+    def _attach(self, action: CopyTag | CopyReferrers) -> Outcome:
+        registry, sync = self._registry, action.sync
+        before = registry.referrers.copy()
+        subjects = {
+            *registry.indexes.get(action.source, ()),
+            *({action.source} if action.source == action.wanted else ()),
+        }
+        for _ in range(MOST_DEEP):
+            found = self.referrers(sync.source, subjects, ())
+            for subject, listed in found.items():
+                if listed:
+                    registry.refer(sync.target, subject, *listed)
+            subjects = set().union(*found.values())
+        return Outcome(registry.referrers != before, action.wanted)
 
     def _prune(self, action: PruneTag) -> Outcome:
         repository = action.sync.target
@@ -118,6 +138,23 @@ class MemorySyncs:
 
     def nested(self, _sync: Sync, digests: Collection[Digest]) -> frozenset[Digest]:
         return frozenset(part for digest in digests for part in self._registry.indexes.get(digest, ()))
+
+    def keeps_referrers(self, _repository: str, _digest: Digest) -> bool:
+        return True
+
+    def referrers(
+        self, repository: str, subjects: Collection[Digest], _tags: Collection[str]
+    ) -> Mapping[Digest, frozenset[Digest]]:
+        return {subject: self._registry.referrers.get((repository, subject), frozenset()) for subject in subjects}
+
+    def parts(self, _sync: Sync, item: SyncTag) -> Collection[Digest]:
+        return self._registry.indexes.get(item.source, ())
+
+    def looked_into(self) -> Mapping[Digest, tuple[Digest, ...]]:
+        return {}
+
+    def present(self, _repository: str, digests: Collection[Digest]) -> frozenset[Digest]:
+        return frozenset(digests)
 
     def size(self, _sync: Sync, digests: Collection[Digest]) -> int | None:
         blobs = {blob.digest: blob.size for digest in digests for blob in self._registry.manifests.get(digest, ())}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from reconciler.engine.sync_referrers import Attached, Relations
 from reconciler.errors import NotFoundError, ReconcilerError
 from reconciler.model.facts import Absent, Known, RemoteTag, Unknown
 from reconciler.model.observed import SyncTag, SyncView
@@ -15,14 +16,11 @@ from reconciler.oci.companion import companion_of
 from reconciler.oci.digest import Digest
 
 
-class Repositories(Protocol):
+class Repositories(Relations, Protocol):
     """The registries, as far as a look at a sync needs them. Repositories are ``registry/repository``."""
 
     def tags(self, repository: str) -> Collection[str]:
         """Its tags. Raises ``NotFoundError`` when there is no such repository, ``ReconcilerError`` when unknown."""
-
-    def digests(self, repository: str, tags: Collection[str]) -> Mapping[str, RemoteTag]:
-        """What each tag is, asked in parallel."""
 
     def wanted(self, sync: Sync, digest: Digest) -> Digest:
         """What the target is to have of ``digest``: another where an index is narrowed. Raises ``ReconcilerError``."""
@@ -33,6 +31,9 @@ class Repositories(Protocol):
     def size(self, sync: Sync, digests: Collection[Digest]) -> int | None:
         """At most how many bytes of blobs it takes to copy them; None when that would cost too much to find out."""
 
+    def looked_into(self) -> Mapping[Digest, tuple[Digest, ...]]:
+        """What each manifest that was read, or known from before, consists of: nothing for what is no index."""
+
     def first_seen(self, repository: str, digests: Mapping[str, Digest]) -> Mapping[str, float]:
         """When each tag was first seen with this digest, in seconds since the epoch, where it was seen before."""
 
@@ -41,7 +42,8 @@ class Repositories(Protocol):
 
 
 def look(sync: Sync, repositories: Repositories) -> SyncView | Unknown:
-    """What there is to copy and to take away. When nothing changed, it costs a list and a HEAD per tag on each side."""
+    """What there is to copy and to take away. When nothing changed, it costs a list and a HEAD per tag on each side,
+    and a list of referrers per image where the source's registry keeps such lists."""
     try:
         listed = frozenset(repositories.tags(sync.source))
     except ReconcilerError as error:
@@ -60,29 +62,31 @@ class _Look:
         self._sync = sync
         self._repositories = repositories
         self._failed: dict[str, Unknown] = {}
+        self._unclear: dict[str, Unknown] = {}
         self._notes: list[str] = []
         self._seen: dict[str, Digest] = {}
 
     def view(self, listed: frozenset[str], at_target: frozenset[str]) -> SyncView:
         source = self._chosen(frozenset(tag for tag in listed if companion_of(tag) is None))
         chosen = self._wanted(source)
-        if self._sync.referrers:
-            # A signature of an index that is narrowed would be of nothing that the target has.
-            signed = {item.source for item in chosen.values() if item.source == item.wanted}
-            about = {tag for tag in listed if companion_of(tag) in signed}
-            companions = self._known(self._repositories.digests(self._sync.source, about))
-            chosen |= {tag: SyncTag(digest, digest) for tag, digest in companions.items()}
+        attached = self._attached(chosen, listed, at_target)
+        chosen |= {tag: SyncTag(digest, digest) for tag, digest in self._known(attached.tags).items()}
         asked = at_target if self._sync.prune is not None else at_target & chosen.keys()
         target: dict[str, RemoteTag] = {tag: Absent() for tag in chosen.keys() - at_target}
         target |= self._repositories.digests(self._sync.target, asked)
+        missing = {item.source for tag, item in chosen.items() if target.get(tag) != Known(item.wanted)}
+        missing.update(*attached.missing.values())
         return SyncView(
-            chosen,
-            self._failed,
-            target,
-            self._nested(chosen, target),
-            self._bytes(chosen, target),
-            self._seen,
-            tuple(self._notes),
+            chosen=chosen,
+            failed=self._failed,
+            target=target,
+            nested=self._nested(chosen, target) | attached.kept,
+            referrers=attached.missing,
+            unclear=self._unclear,
+            bytes=self._repositories.size(self._sync, missing) if missing else 0,
+            seen=self._seen,
+            parts=self._repositories.looked_into(),
+            notes=(*self._notes, *attached.notes),
         )
 
     def _chosen(self, listed: frozenset[str]) -> dict[str, Digest]:
@@ -119,6 +123,15 @@ class _Look:
                 self._failed[tag] = Unknown(error.reason, error.hint)
         return chosen
 
+    def _attached(self, chosen: Mapping[str, SyncTag], listed: frozenset[str], at_target: frozenset[str]) -> Attached:
+        if not self._sync.referrers or not chosen:
+            return Attached()
+        try:
+            return Attached.of(self._sync, self._repositories, chosen, listed, at_target)
+        except ReconcilerError as error:
+            self._unclear["what refers to the tags to copy"] = Unknown(error.reason, error.hint)
+            return Attached()
+
     def _nested(self, chosen: Mapping[str, SyncTag], target: Mapping[str, RemoteTag]) -> frozenset[Digest]:
         candidates = target.keys() - chosen.keys()
         if self._sync.prune is None or self._failed or not candidates:
@@ -131,9 +144,5 @@ class _Look:
             return self._repositories.nested(self._sync, kept)
         except ReconcilerError as error:
             # Whether a tag that is to go is part of one that stays cannot be told: none goes.
-            self._failed["(indexes to keep)"] = Unknown(error.reason, error.hint)
+            self._unclear["what the indexes to keep consist of"] = Unknown(error.reason, error.hint)
             return frozenset()
-
-    def _bytes(self, chosen: Mapping[str, SyncTag], target: Mapping[str, RemoteTag]) -> int | None:
-        missing = {item.source for tag, item in chosen.items() if target.get(tag) != Known(item.wanted)}
-        return self._repositories.size(self._sync, missing) if missing else 0

@@ -203,6 +203,21 @@ class CopyTag(_Action):
 
 
 @dataclass(frozen=True, slots=True)
+class CopyReferrers(_Action):
+    """Copies what refers to ``source`` and to its parts at the sync's source, where ``tag`` is at its target."""
+
+    verb = "attach"
+    sync: Sync
+    tag: str
+    source: Digest
+    wanted: Digest
+
+    @property
+    def step_id(self) -> str:
+        return f"{self.verb} {self.address}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
 class PruneTag(_Action):
     """Deletes ``digest`` at the sync's target, and so ``tag``, which must still be that."""
 
@@ -283,6 +298,7 @@ Action = (
     | SetSync
     | DropSync
     | CopyTag
+    | CopyReferrers
     | PruneTag
     | CreateContainer
     | StartContainer

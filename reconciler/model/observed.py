@@ -101,16 +101,21 @@ class SyncView:
 
     ``chosen`` are the tags to have, ``failed`` those chosen that nobody could tell about. ``target`` are the tags
     asked for there: of a sync that prunes, all that there are. ``nested`` are manifests that tags to keep consist of:
-    asked for only where something may have to go. ``bytes`` is how much there is to copy at most, None when unknown.
-    ``seen`` are the digests of the source's tags that were looked at for their age.
+    asked for only where something may have to go. ``referrers`` are, by tag, the manifests that refer at the source to
+    the image or a part of it, and at the target do not. ``unclear`` tells, by what was asked, what nobody could tell.
+    ``bytes`` is how much there is to copy at most, None when unknown. ``seen`` are the digests of the source's tags
+    that were looked at for their age, ``parts`` what indexes that were looked into consist of.
     """
 
     chosen: Mapping[str, SyncTag] = field(default_factory=dict)
     failed: Mapping[str, Unknown] = field(default_factory=dict)
     target: Mapping[str, RemoteTag] = field(default_factory=dict)
     nested: frozenset[Digest] = frozenset()
+    referrers: Mapping[str, tuple[Digest, ...]] = field(default_factory=dict)
+    unclear: Mapping[str, Unknown] = field(default_factory=dict)
     bytes: int | None = None
     seen: Mapping[str, Digest] = field(default_factory=dict)
+    parts: Mapping[Digest, tuple[Digest, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

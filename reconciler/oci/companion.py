@@ -7,6 +7,8 @@ import re
 
 from reconciler.oci.digest import Digest
 
+MOST_DEEP = 4
+"""So many steps from an image what is attached is followed: its SBOM, the SBOM's signature, what is attached to that."""
 _FORM = re.compile(r"sha256-([0-9a-f]{64})(?:\.[a-z0-9.]+)?", re.ASCII)
 
 
@@ -20,3 +22,9 @@ def companion_of(tag: str) -> Digest | None:
 def referrers_tag(digest: Digest) -> str:
     """The tag that lists what refers to ``digest``, where a registry keeps no such list itself."""
     return str(digest).replace(":", "-")
+
+
+def is_referrers_tag(tag: str) -> bool:
+    """Whether it is such a list: several clients write it, so it is added to and never replaced."""
+    about = companion_of(tag)
+    return about is not None and tag == referrers_tag(about)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import RefusedError
 from reconciler.model import canonical
-from reconciler.model.action import CopyTag, PruneTag, SetSync
+from reconciler.model.action import CopyReferrers, CopyTag, PruneTag, SetSync
 from reconciler.model.address import Address
 from reconciler.model.facts import Known, RemoteTag, Unknown
 from reconciler.model.observed import ObservedSync, ObservedTag, SyncTag, SyncView
@@ -22,37 +22,50 @@ from reconciler.plan.draft import OPEN, Draft, Gate, plural
 from reconciler.plan.plan import Cost, FieldChange
 
 _LISTED = 5
+_UNKNOWN = "see that both registries answer, then try again"
 _LATER = "`reconciler status` tells when; `reconciler apply` tries at once"
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Tags to write at the target, and to delete there, with the digest that each has now (None: there is none)."""
+    """Tags to write at the target, and to delete there, with the digest that each has now (None: there is none).
 
+    ``referrers`` are by tag what of its image's referrers the target lacks; those of a copy come along with it.
+    """
+
+    chosen: Mapping[str, SyncTag]
     copies: Mapping[str, SyncTag]
     before: Mapping[str, Digest | None]
+    referrers: Mapping[str, tuple[Digest, ...]]
     deletes: Mapping[str, Digest]
 
     def message(self) -> str:
-        """``3 tags to add, 1 to move, 2 to delete``; empty when there is nothing to do."""
+        """``3 tags to add, 1 to move, 2 to delete, referrers of 1 tag to add``; empty when there is nothing to do."""
         moves = sum(self.before[tag] is not None for tag in self.copies)
         counts = ((len(self.copies) - moves, "to add"), (moves, "to move"), (len(self.deletes), "to delete"))
         parts = [f"{count} {what}" for count, what in counts if count]
-        if not parts:
-            return ""
-        first, _, rest = parts[0].partition(" ")
-        return ", ".join([f"{plural(int(first), 'tag')} {rest}", *parts[1:]])
+        if parts:
+            first, _, rest = parts[0].partition(" ")
+            parts[0] = f"{plural(int(first), 'tag')} {rest}"
+        if self.referrers:
+            parts.append(f"referrers of {plural(len(self.referrers), 'tag')} to add")
+        return ", ".join(parts)
 
     def fields(self) -> list[FieldChange]:
         changes = {tag: (self.before[tag], item.wanted) for tag, item in self.copies.items()}
         gone = {tag: (digest, None) for tag, digest in self.deletes.items()}
-        return [
+        tags = [
             FieldChange(f"tags[{tag}]", before and str(before), after and str(after))
             for tag, (before, after) in sorted({**changes, **gone}.items())
         ]
+        return tags + [
+            FieldChange(f"referrers[{tag}][{number}]", None, str(digest))
+            for tag, digests in sorted(self.referrers.items())
+            for number, digest in enumerate(digests)
+        ]
 
 
-_NOTHING = _Work({}, {}, {})
+_NOTHING = _Work({}, {}, {}, {}, {})
 
 
 def plan_sync(draft: Draft, address: Address, sync: Sync) -> None:
@@ -61,8 +74,8 @@ def plan_sync(draft: Draft, address: Address, sync: Sync) -> None:
     if _taken(draft, address, found):
         return
     if isinstance(found.view, Unknown):
-        hint = found.view.hint or "see that both registries answer, then try again"
-        draft.block(address, "remote-unknown", f"what there is to copy is unknown: {found.view.reason}", hint)
+        message = f"what there is to copy is unknown: {found.view.reason}"
+        draft.block(address, "remote-unknown", message, found.view.hint or _UNKNOWN)
         return
     if found.view is None and found.error:
         draft.block(address, "sync-failed", f"what failed last is tried again later: {found.error}", _LATER)
@@ -76,7 +89,7 @@ def plan_sync(draft: Draft, address: Address, sync: Sync) -> None:
     if not record and not fields:
         return
     _steps(draft, address, sync, work, SetSync(address, form, owner) if record else None)
-    size = found.view.bytes if found.view is not None and work.copies else 0
+    size = found.view.bytes if found.view is not None and (work.copies or work.referrers) else 0
     cost = Cost(pull_bytes=size, push_bytes=size)
     if is_new:
         message = "it is declared and not recorded" + (f": {work.message()}" if work.message() else "")
@@ -121,6 +134,9 @@ def _steps(draft: Draft, address: Address, sync: Sync, work: _Work, record: SetS
         if companion_of(tag) is None:
             before = Gate(tuple(companions.get(item.source, ())))
             copies.append(draft.step(CopyTag(address, sync, tag, item.source, item.wanted), gate.and_(before)))
+    for tag in sorted(work.referrers.keys() - work.copies.keys()):
+        item = work.chosen[tag]
+        copies.append(draft.step(CopyReferrers(address, sync, tag, item.source, item.wanted), gate))
     last = gate.and_(Gate(tuple(copies)) if copies else OPEN)
     for tag, digest in sorted(work.deletes.items()):
         draft.step(PruneTag(address, sync, tag, digest), last)
@@ -133,15 +149,18 @@ def _work(draft: Draft, address: Address, sync: Sync, view: SyncView) -> _Work:
     if failed:
         tag, why = min(failed.items())
         more = f" (and {plural(len(failed) - 1, 'more tag')})" if len(failed) > 1 else ""
-        hint = why.hint or "see that both registries answer, then try again"
-        draft.block(address, "remote-unknown", f"tag {tag} is not copied: {why.reason}{more}", hint)
+        draft.block(address, "remote-unknown", f"tag {tag} is not copied: {why.reason}{more}", why.hint or _UNKNOWN)
+    for what, why in sorted(view.unclear.items()):
+        draft.block(address, "remote-unknown", f"{what} is unknown: {why.reason}", why.hint or _UNKNOWN)
     before = {tag: _digest(view.target.get(tag)) for tag in view.chosen}
     copies = {
         tag: item for tag, item in sorted(view.chosen.items()) if tag not in failed and before[tag] != item.wanted
     }
     # What is unknown may be what makes a tag, or the digest it shares, one to keep.
-    deletes = {} if failed or sync.prune is None else _leaving(draft, address, sync, view)
-    return _Work(copies, before, deletes)
+    certain = not failed and not view.unclear
+    deletes = _leaving(draft, address, sync, view) if certain and sync.prune is not None else {}
+    referrers = {tag: found for tag, found in view.referrers.items() if tag not in failed}
+    return _Work(view.chosen, copies, before, referrers, deletes)
 
 
 def _leaving(draft: Draft, address: Address, sync: Sync, view: SyncView) -> Mapping[str, Digest]:
@@ -152,8 +171,10 @@ def _leaving(draft: Draft, address: Address, sync: Sync, view: SyncView) -> Mapp
     protect = sync.prune.protect
     protected = set(select(others, TagSelection(allow=protect), {}, 0).chosen) if protect else set()
     kept = {item.wanted for item in view.chosen.values()} | {there[tag] for tag in protected} | view.nested
-    about_kept = {tag for tag in others if companion_of(tag) in kept}
-    kept |= {there[tag] for tag in about_kept}
+    about_kept: set[str] = set()
+    while more := {tag for tag in others - about_kept if companion_of(tag) in kept}:
+        about_kept |= more  # and what is about those: a signature of an SBOM
+        kept |= {there[tag] for tag in more}
     leaving = sorted(others - protected - about_kept)
     shared = [tag for tag in leaving if there[tag] in kept]
     if shared:

@@ -167,7 +167,8 @@ class Catalog:
     def _page(self, endpoint: Endpoint, ask: Ask) -> tuple[bytes, str | None]:
         """One page, and the address of the next."""
         with self._session.exchange(endpoint, ask) as response:
-            if response.status_code in _NO_SUCH_API:
+            page = media.bare(response.headers.get("content-type", "")).startswith("text/html")
+            if response.status_code in _NO_SUCH_API or page:  # a page for people is what old servers have there
                 raise NotFoundError(f"{endpoint.name}: gives no {ask.what} ({response.status_code})")
             return self._session.read(response, MAX_PAGE_BYTES), _next(endpoint, ask, response)
 

@@ -6,17 +6,15 @@ them, signatures and other referrers before the tag, the tag last.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reconciler.errors import IntegrityError, InvalidError
-from reconciler.oci import media
-from reconciler.oci.companion import companion_of, referrers_tag
+from reconciler.errors import IntegrityError, InvalidError, NotFoundError
+from reconciler.oci.companion import MOST_DEEP, companion_of, is_referrers_tag, referrers_tag
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Index, Manifest, parse_manifest
@@ -24,6 +22,7 @@ from reconciler.oci.narrow import narrow
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.registry.blob_upload import Outcome
+from reconciler.registry.referrers import ReferrerLists, tagged
 from reconciler.registry.upload import PushManifest
 
 if TYPE_CHECKING:
@@ -31,17 +30,23 @@ if TYPE_CHECKING:
 
 # Layers that their makers let nobody pass on: who runs the image fetches them from the URLs that it names.
 _KEPT_BACK = re.compile(r"nondistributable|foreign", re.ASCII)
-_MOST_DEEP = 8
+_MOST_NESTED = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Way:
-    """From which repository to which, what is wanted of it, and who hears of bytes."""
+    """From which repository to which, how many bytes went, and who hears of them."""
 
     source: Reference
     target: Reference
-    referrers: bool
     progress: Callable[[int], None]
+    sent: int = 0
+    guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, more: int) -> None:
+        with self.guard:
+            self.sent += more
+        self.progress(more)
 
 
 class Copier:
@@ -58,8 +63,9 @@ class Copier:
         self._blobs: dict[tuple[str, Digest], Future[Outcome]] = {}
         self._manifests: dict[tuple[str, Digest], Future[None]] = {}
         self._data = {} if fetched is None else fetched
-        self._companions: dict[str, Mapping[Digest, tuple[str, ...]]] = {}
-        self._without_api: set[str] = set()
+        self._known_tags: dict[str, frozenset[str]] = {}
+        self._companions: dict[str, Mapping[Digest, Sequence[str]]] = {}
+        self._lists = ReferrerLists(client, self._read)
 
     def _read(self, reference: Reference) -> bytes:
         assert reference.digest is not None
@@ -86,16 +92,7 @@ class Copier:
         tag is untouched.
         """
         assert source.digest is not None
-        sent = 0
-        guard = threading.Lock()
-
-        def count(more: int) -> None:
-            nonlocal sent
-            with guard:
-                sent += more
-            progress(more)
-
-        way = _Way(source, target, referrers, count)
+        way = _Way(source, target, progress)
         whole = self._read(source)
         data = narrow(whole, platforms, attestations=referrers) if platforms else whole
         digest = Digest.of(data)
@@ -103,10 +100,29 @@ class Copier:
             raise IntegrityError(f"narrowing {source} gave {digest.short}, not {wanted.short}", hint="plan again")
         if not self._client.has_manifest(target.with_digest(digest)) or isinstance(parse_manifest(data), Index):
             self._parts(data, way)
-        if referrers and digest == source.digest:
-            self._referrers(digest, way, 0)
+        if referrers:
+            self._attach(_subjects(data, source.digest), way)
         self._put(target, data)
-        return sent
+        return way.sent
+
+    def referrers(
+        self,
+        source: Reference,
+        target: Reference,
+        *,
+        platforms: Collection[Platform] = (),
+        progress: Callable[[int], None] = lambda _bytes: None,
+    ) -> int:
+        """Brings what refers to the manifest with the digest of ``source``, or to its parts, to where they are copied.
+
+        Otherwise as ``tag``, without the tag.
+        """
+        assert source.digest is not None
+        whole = self._read(source)
+        data = narrow(whole, platforms) if platforms else whole
+        way = _Way(source, target, progress)
+        self._attach(_subjects(data, source.digest), way)
+        return way.sent
 
     def _parts(self, data: bytes, way: _Way, depth: int = 0) -> None:
         """All that a manifest names; when this returns, it may be pushed."""
@@ -114,8 +130,8 @@ class Copier:
         if isinstance(parsed, Manifest):
             self._all_blobs(parsed, way)
             return
-        if depth > _MOST_DEEP:
-            raise InvalidError(f"indexes lie in each other more than {_MOST_DEEP} deep")
+        if depth > _MOST_NESTED:
+            raise InvalidError(f"indexes lie in each other more than {_MOST_NESTED} deep")
         for entry in parsed.manifests:
             self._manifest(entry.digest, way, depth + 1)
 
@@ -131,12 +147,12 @@ class Copier:
         with self._guard:
             if key not in self._blobs:
                 self._blobs[key] = self._executor.submit(
-                    self._client.copy_blob, way.source, way.target, blob, way.progress
+                    self._client.copy_blob, way.source, way.target, blob, way.count
                 )
             return self._blobs[key]
 
     def _manifest(self, digest: Digest, way: _Way, depth: int) -> None:
-        """Makes a manifest exist at the target by its digest, with all that it names and that refers to it."""
+        """Makes a manifest exist at the target by its digest, with all that it names."""
         key = (way.target.name, digest)
         with self._guard:
             future = self._manifests.get(key)
@@ -153,77 +169,77 @@ class Copier:
         future.result()
 
     def _bring(self, digest: Digest, way: _Way, depth: int) -> None:
-        there = self._client.has_manifest(way.target.with_digest(digest))
-        if not there:
+        if not self._client.has_manifest(way.target.with_digest(digest)):
             data = self._read(way.source.with_digest(digest))
             self._parts(data, way, depth)
             self._put(way.target.with_digest(digest), data)
-        if way.referrers:
-            self._referrers(digest, way, depth)
 
-    def _referrers(self, digest: Digest, way: _Way, depth: int) -> None:
-        """What refers to a manifest: by the list that its registry keeps, and by the tags that stand in for one."""
-        if depth > _MOST_DEEP:
-            return
-        listed = self._listed(way.source.with_digest(digest))
-        for entry in listed:
-            self._manifest(entry.digest, way, depth + 1)
-        self._list_at_target(digest, listed, way)
-        # The tags that are about a tagged manifest are tags to copy like any other; these are about its parts.
-        if depth > 0:
-            for tag in self._companion_tags(way.source).get(digest, ()):
-                self._companion(tag, way, depth)
+    def _attach(self, subjects: Collection[Digest], way: _Way) -> None:
+        """Brings what is listed as referring to ``subjects``, and to that in turn.
 
-    def _listed(self, reference: Reference) -> tuple[Descriptor, ...]:
-        if reference.name in self._without_api:
-            return ()
-        listed = self._client.listed_referrers(reference)
-        if listed is None:
-            self._without_api.add(reference.name)
-        return listed or ()
+        The tags that are about a tagged manifest are tags to copy like any other; those about the rest go along here.
+        """
+        met, steps = set(subjects), list(subjects)
+        named = self._companion_tags(way.source)
+        root = way.source.digest
+        for _ in range(MOST_DEEP):
+            found: list[Digest] = []
+            for subject in steps:
+                found += self._listed(subject, way)
+                if subject != root:
+                    found += [self._companion(tag, way) for tag in named.get(subject, ())]
+            steps = [digest for digest in dict.fromkeys(found) if digest not in met]
+            met |= set(steps)
 
-    def _list_at_target(self, digest: Digest, listed: tuple[Descriptor, ...], way: _Way) -> None:
-        """Where the target's registry keeps no list of referrers, keeps it in the tag that stands in for one."""
-        if not listed:
-            return
-        there = self._client.referrers(way.target.with_digest(digest))
-        missing = [entry for entry in listed if entry not in there]
-        if missing:
-            self._put(_tagged(way.target, referrers_tag(digest)), _referrers_index((*there, *missing)))
+    def _listed(self, subject: Digest, way: _Way) -> list[Digest]:
+        """What the source lists for ``subject``, brought to the target and listed there."""
+        listing = self._lists.of(way.source.with_digest(subject), self._tags(way.source))
+        gone = set()
+        for entry in listing.entries:
+            try:
+                self._manifest(entry.digest, way, 0)
+            except NotFoundError:
+                # A tag that lists may name what was deleted since.
+                if self._client.has_manifest(way.source.with_digest(entry.digest)):
+                    raise
+                gone.add(entry.digest)
+        data = self._lists.add(way.target.with_digest(subject), listing, gone)
+        if data is not None:
+            self._put(tagged(way.target, referrers_tag(subject)), data)
+        return [entry.digest for entry in listing.entries if entry.digest not in gone]
 
-    def _companion_tags(self, source: Reference) -> Mapping[Digest, tuple[str, ...]]:
+    def _tags(self, repository: Reference) -> frozenset[str]:
+        if repository.name not in self._known_tags:
+            self._known_tags[repository.name] = frozenset(self._client.tags(repository))
+        return self._known_tags[repository.name]
+
+    def _companion_tags(self, source: Reference) -> Mapping[Digest, Sequence[str]]:
+        """The tags that are about a manifest by their name, but for those that list."""
         if source.name not in self._companions:
-            found: dict[Digest, tuple[str, ...]] = {}
-            for tag in self._client.tags(source):
-                if (about := companion_of(tag)) is not None:
-                    found[about] = (*found.get(about, ()), tag)
+            found: dict[Digest, list[str]] = {}
+            for tag in sorted(self._tags(source)):
+                if (about := companion_of(tag)) is not None and not is_referrers_tag(tag):
+                    found.setdefault(about, []).append(tag)
             self._companions[source.name] = found
         return self._companions[source.name]
 
-    def _companion(self, tag: str, way: _Way, depth: int) -> None:
-        digest = self._client.tag_digest(_tagged(way.source, tag))
-        if digest is None or self._client.tag_digest(_tagged(way.target, tag)) == digest:
-            return
-        data = self._read(way.source.with_digest(digest))
-        self._parts(data, way, depth)
-        self._put(_tagged(way.target, tag), data)
+    def _companion(self, tag: str, way: _Way) -> Digest:
+        digest = self._client.tag_digest(tagged(way.source, tag))
+        if digest is None:
+            raise NotFoundError(f"{way.source.name}:{tag} was deleted meanwhile", hint="plan again")
+        if self._client.tag_digest(tagged(way.target, tag)) != digest:
+            data = self._read(way.source.with_digest(digest))
+            self._parts(data, way)
+            self._put(tagged(way.target, tag), data)
+        return digest
 
     def _put(self, reference: Reference, data: bytes) -> None:
         manifest = PushManifest(parse_manifest(data).media_type, data, Digest.of(data))
         self._client.push(reference, (), [manifest])
 
 
-def _tagged(repository: Reference, tag: str) -> Reference:
-    return Reference(repository.registry, repository.repository, tag)
-
-
-def _referrers_index(entries: Iterable[Descriptor]) -> bytes:
-    """The index of the distribution specification's referrers tag schema: entries by digest, so always the same."""
-    manifests = [
-        entry.to_json()
-        | ({"artifactType": entry.artifact_type} if entry.artifact_type else {})
-        | ({"annotations": dict(sorted(entry.annotations.items()))} if entry.annotations else {})
-        for entry in sorted(entries, key=lambda entry: entry.digest)
-    ]
-    document = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": manifests}
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+def _subjects(data: bytes, digest: Digest) -> tuple[Digest, ...]:
+    """What of an image signatures are of: itself, unless it was narrowed from what has ``digest``, and its parts."""
+    parsed = parse_manifest(data)
+    parts = tuple(entry.digest for entry in parsed.manifests) if isinstance(parsed, Index) else ()
+    return (digest, *parts) if Digest.of(data) == digest else parts

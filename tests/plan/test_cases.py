@@ -141,9 +141,13 @@ def _happen(event: Mapping[str, Any], engine: MemoryEngine) -> None:
         case "sign":
             for reference, suffixes in value.items():
                 image = Reference.parse(reference)
+                digest = engine.registry.tags[str(image)]
                 for suffix in suffixes:
-                    signed = referrers_tag(engine.registry.tags[str(image)])
-                    engine.registry.publish(f"{image.name}:{signed}{suffix}", (f"signature{suffix}", 100))
+                    name = f"{image.name}:{referrers_tag(digest)}{suffix}"
+                    made = engine.registry.publish(name, (f"signature{suffix}", 100))
+                    if not suffix.startswith("."):  # not by a tag, but in the registry's own list
+                        del engine.registry.tags[name]
+                        engine.registry.refer(image.name, digest, made)
         case "unpublish":
             del engine.registry.tags[str(Reference.parse(value))]
         case "down":

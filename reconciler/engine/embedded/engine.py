@@ -54,6 +54,7 @@ class EmbeddedEngine:
         self.root = root
         self._surroundings = surroundings or Surroundings()
         self._fetched: dict[Digest, bytes] = {}
+        self._consists: dict[Digest, tuple[Digest, ...]] = {}
         self._transfers: Executor | None = None
         self._lock = threading.RLock()
         self._reader: Machinery | None = None
@@ -125,7 +126,9 @@ class EmbeddedEngine:
             from reconciler.engine.sync_view import look as look_at
 
             client = self.client(hosts, quota_floor=_SYNC_FLOOR)
-            return look_at(sync, SyncRepositories(view.state, client, self._fetched, measure=not interest.only_due))
+            address, measure = Address("sync", sync.target), not interest.only_due
+            asked = SyncRepositories(view.state, client, self._fetched, self._consists, address, measure=measure)
+            return look_at(sync, asked)
 
         return view.observer.observe(interest, ask, look, may_set_sysctls=view.host.may_set_sysctls)
 

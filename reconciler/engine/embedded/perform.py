@@ -81,7 +81,7 @@ class Performer:
                 return Outcome(self._machinery.tags.drop(action.address))
             case act.PushTag():
                 return self._push(action, progress)
-            case act.SetSync() | act.DropSync() | act.CopyTag() | act.PruneTag():
+            case act.SetSync() | act.DropSync() | act.CopyTag() | act.CopyReferrers() | act.PruneTag():
                 return self._syncs().perform(action, progress)
             case act.CreateContainer():
                 return self._create(action)

@@ -165,5 +165,14 @@ ENGINE = Schema(
             why TEXT NOT NULL
         ) WITHOUT ROWID;
         """,
+        """
+        -- What the images of a sync consist of, as far as the last look went into that: manifests never change.
+        CREATE TABLE sync_parts (
+            sync TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            parts TEXT NOT NULL,
+            PRIMARY KEY (sync, digest)
+        ) WITHOUT ROWID;
+        """,
     ),
 )

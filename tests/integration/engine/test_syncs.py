@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from reconciler.errors import RegistryError
 from reconciler.model.resources import Prune
 from reconciler.model.selection import TagSelection
+from reconciler.oci import media
+from reconciler.oci.companion import referrers_tag
+from reconciler.oci.digest import Digest
 from reconciler.testing.scripted_registry import Step
 from reconciler.testing.served_registry import ServedRegistry
 from reconciler.testing.sync_world import SyncWorld, fields, said
@@ -71,3 +75,119 @@ def test_a_deletion_that_is_not_made_is_no_success(world):
     report = made.apply()
     assert "says that there is no" in str(report.failures[0].error)
     assert report.exit_code == 4
+
+
+def referrers_at(registry: ServedRegistry, subject: Digest) -> set[str]:
+    """What a client would find at a registry that refers to ``subject``."""
+    if registry.referrers_api:
+        return {str(digest) for digest in registry.listed("app", subject)}
+    tag = registry.tags["app"].get(referrers_tag(subject))
+    return {entry["digest"] for entry in registry.document("app", tag)["manifests"]} if tag else set()
+
+
+KINDS = [(at_source, at_target) for at_source in (True, False) for at_target in (True, False)]
+
+
+@pytest.mark.parametrize(("at_source", "at_target"), KINDS)
+def test_what_refers_to_a_tag_later_is_noticed_and_carried(world, at_source, at_target):
+    made = world(ServedRegistry(referrers_api=at_source), ServedRegistry(referrers_api=at_target))
+    amd, arm = made.source.image("app", "", b"amd"), made.source.image("app", "", b"arm")
+    index = made.source.index("app", "1.0", {"amd64": amd, "arm64": arm})
+    plain = made.source.image("app", "plain", b"plain")
+    first = made.source.referrer("app", plain, b"first")
+    assert made.apply().converged
+    assert referrers_at(made.target, plain) == {first}
+
+    second = made.source.referrer("app", plain, b"second")
+    of_a_part = made.source.referrer("app", amd, b"of a part")
+    of_the_second = made.source.referrer("app", second, b"of the second")
+    ours = made.target.referrer("app", plain, b"made at the target")
+    plan = made.plan()
+    found = fields(plan)
+    assert found.pop("referrers[1.0][0]") == (None, of_a_part)
+    assert {after for _, after in found.values()} == {second, of_the_second}
+    assert "referrers of 2 tags to add" in plan.changes[0].reason.message
+    assert [step.action.verb for step in plan.steps] == ["attach", "attach"]
+    assert made.apply().converged
+    assert referrers_at(made.target, plain) == {first, second, ours}
+    assert referrers_at(made.target, amd) == {of_a_part}
+    assert referrers_at(made.target, second) == {of_the_second}
+    assert not made.plan().changes
+    assert made.target.tags["app"].keys() >= {"1.0", "plain"}
+    assert made.target.tags["app"]["1.0"] == index
+    writes = made.target.count("PUT ") + made.target.count("POST ")
+    assert made.apply().converged
+    assert made.target.count("PUT ") + made.target.count("POST ") == writes
+
+
+@pytest.mark.parametrize("at_target", [True, False])
+def test_pruning_keeps_what_is_attached_to_what_stays(world, at_target):
+    made = world(ServedRegistry(), ServedRegistry(referrers_api=at_target), tags=EVERY, prune=Prune())
+    one = made.source.image("app", "1.0", b"one")
+    sbom = made.source.referrer("app", one, b"sbom")
+    made.source.referrer("app", sbom, b"signature of the sbom")
+    cosign = made.source.image("app", f"{referrers_tag(one)}.sbom", b"an sbom")
+    made.source.image("app", f"{referrers_tag(cosign)}.sig", b"of the sbom")
+    assert made.apply().converged
+    ours = made.target.referrer("app", one, b"ours")
+    made.target.referrer("app", ours, b"about ours")
+    made.target.image("app", "stray", b"stray")
+    assert fields(made.plan()).keys() == {"tags[stray]"}
+    assert made.apply().converged
+    assert referrers_at(made.target, sbom)
+    assert referrers_at(made.target, ours)
+    assert {f"{referrers_tag(one)}.sbom", f"{referrers_tag(cosign)}.sig"} <= made.target.tags["app"].keys()
+
+
+def test_what_a_list_names_and_is_no_more_is_left_out(world):
+    made = world()
+    one = made.source.image("app", "1.0", b"one")
+    gone, kept = made.source.referrer("app", one, b"gone"), made.source.referrer("app", one, b"kept")
+    del made.source.manifests["app"][gone]
+    assert any("1 that the source lists" in note for note in made.plan().notes)
+    assert made.apply().converged
+    assert referrers_at(made.target, one) == {kept}
+    assert not made.plan().changes
+
+
+def test_lists_that_refer_in_a_ring_come_to_an_end(world):
+    made = world()
+    one, two = made.source.image("app", "1.0", b"one"), made.source.image("app", "", b"two")
+    for subject, other in ((one, two), (two, one)):
+        entries = [made.source.descriptor("app", other)]
+        made.source.put(
+            "app", {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}, referrers_tag(subject)
+        )
+    assert made.apply().converged
+    assert not made.plan().changes
+
+
+def test_more_referrers_than_anybody_attaches_are_refused(world):
+    made = world(ServedRegistry(referrers_api=True))
+    made.source.image("app", "1.0", b"one")
+    entries = [
+        {"mediaType": media.OCI_MANIFEST, "digest": Digest.of(f"{number}".encode()), "size": 2}
+        for number in range(1001)
+    ]
+    body = json.dumps({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}).encode()
+    made.source.on("GET /v2/app/referrers/", Step(200, body, {"Content-Type": media.OCI_INDEX}, times=9))
+    assert "what refers to the tags to copy is unknown: more than 1000 manifests refer to" in said(made.plan())
+
+
+def test_a_tag_in_the_place_of_a_list_that_is_none_is_not_overwritten(world):
+    made = world(ServedRegistry(referrers_api=True))
+    one = made.source.image("app", "1.0", b"one")
+    assert made.apply().converged
+    made.source.referrer("app", one, b"signature")
+    theirs = made.target.image("app", referrers_tag(one), b"somebody's")
+    report = made.apply()
+    assert "is no list of referrers" in str(report.failures[0].error)
+    assert made.target.tags["app"][referrers_tag(one)] == theirs
+
+
+def test_a_server_with_a_page_for_people_keeps_no_lists(world):
+    made = world()
+    made.source.image("app", "1.0", b"one")
+    page = Step(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"}, times=9)
+    made.source.on("GET /v2/app/referrers/", page)
+    assert made.apply().converged

@@ -10,7 +10,7 @@ from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.syncs.repositories import narrowed_key
 from reconciler.engine.port import Outcome, Progress, ProgressEvent
 from reconciler.errors import ConflictError, ReconcilerError, RegistryError
-from reconciler.model.action import CopyTag, DropSync, PruneTag, SetSync
+from reconciler.model.action import CopyReferrers, CopyTag, DropSync, PruneTag, SetSync
 from reconciler.model.address import Address
 from reconciler.model.facts import Unknown
 from reconciler.model.observed import Interest, Observed, ObservedSync, SyncView
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
     from reconciler.registry.copier import Copier
 
-SyncAction = SetSync | DropSync | CopyTag | PruneTag
+SyncAction = SetSync | DropSync | CopyTag | CopyReferrers | PruneTag
 
 
 class SyncPerformer:
@@ -42,9 +42,15 @@ class SyncPerformer:
                 return Outcome(before is None or (before.form, before.stack) != (action.form, action.stack))
             case DropSync():
                 return Outcome(self._state.syncs.drop(action.address))
-            case CopyTag() | PruneTag():
+            case CopyTag() | CopyReferrers() | PruneTag():
                 try:
-                    return self._copy(action, progress) if isinstance(action, CopyTag) else self._prune(action)
+                    match action:
+                        case CopyTag():
+                            return self._copy(action, progress)
+                        case CopyReferrers():
+                            return self._attach(action, progress)
+                        case PruneTag():
+                            return self._prune(action)
                 except ReconcilerError as error:
                     interval = action.sync.interval
                     self._state.syncs.failed(action.address, time.time(), interval, f"{action.tag}: {error}")
@@ -53,13 +59,6 @@ class SyncPerformer:
     def _copy(self, action: CopyTag, progress: Progress) -> Outcome:
         sync = action.sync
         target = Reference.parse(f"{sync.target}:{action.tag}")
-        sent = 0
-
-        def count(more: int) -> None:
-            nonlocal sent
-            sent += more
-            progress(ProgressEvent(action.address, target.familiar, "uploading", sent))
-
         if self._client().tag_digest(target) == action.wanted:
             return Outcome(False, action.wanted)
         copied = self._copier().tag(
@@ -68,7 +67,18 @@ class SyncPerformer:
             wanted=action.wanted,
             platforms=() if companion_of(action.tag) is not None else sync.platforms,
             referrers=sync.referrers and companion_of(action.tag) is None,
-            progress=count,
+            progress=_counted(action, target, progress),
+        )
+        return Outcome(True, action.wanted, bytes_pulled=copied, bytes_pushed=copied)
+
+    def _attach(self, action: CopyReferrers, progress: Progress) -> Outcome:
+        sync = action.sync
+        target = Reference.parse(f"{sync.target}:{action.tag}")
+        copied = self._copier().referrers(
+            Reference.parse(sync.source).with_digest(action.source),
+            target,
+            platforms=sync.platforms,
+            progress=_counted(action, target, progress),
         )
         return Outcome(True, action.wanted, bytes_pulled=copied, bytes_pushed=copied)
 
@@ -90,6 +100,18 @@ class SyncPerformer:
         return Outcome(deleted)
 
 
+def _counted(action: CopyTag | CopyReferrers, target: Reference, progress: Progress) -> Callable[[int], None]:
+    """What tells ``progress`` how many bytes went so far."""
+    sent = 0
+
+    def count(more: int) -> None:
+        nonlocal sent
+        sent += more
+        progress(ProgressEvent(action.address, target.familiar, "uploading", sent))
+
+    return count
+
+
 def note(state: State, interest: Interest, observed: Observed, pending: Collection[Address]) -> None:
     """See ``Engine.note``."""
     for address, sync in interest.syncs.items():
@@ -104,8 +126,11 @@ def note(state: State, interest: Interest, observed: Observed, pending: Collecti
                     item.source: item.wanted for tag, item in view.chosen.items() if companion_of(tag) is None
                 }
                 state.syncs.keep_narrowed(address, narrowed_key(sync), narrowed)
+            state.syncs.keep_parts(address, view.parts)
             wait = 0.0 if address in pending else sync.interval
             state.syncs.looked(address, observed.now, wait, len(view.chosen))
-        failure = view if isinstance(view, Unknown) else next(iter(view.failed.values()), None)
+        failure = (
+            view if isinstance(view, Unknown) else next(iter([*view.failed.values(), *view.unclear.values()]), None)
+        )
         if failure is not None:
             state.syncs.failed(address, observed.now, sync.interval, failure.reason)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.syncs.rows import platforms_key
 from reconciler.errors import InvalidError, NotFoundError, ReconcilerError
 from reconciler.model.address import Address
 from reconciler.model.facts import Absent, Known, RemoteTag, Unknown
+from reconciler.model.observed import SyncTag
 from reconciler.model.resources import Sync
+from reconciler.oci.companion import referrers_tag
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Index, Manifest, parse_manifest
 from reconciler.oci.narrow import narrow
 from reconciler.oci.reference import Reference
+from reconciler.registry.referrers import ReferrerLists, tagged
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
@@ -27,15 +31,33 @@ _MEASURED = 20
 
 
 class SyncRepositories:
-    """Asks ``client``; ``fetched`` keeps the manifests that were read. With ``measure`` copies are told in bytes."""
+    """Asks ``client``, for a look at the sync at ``address``; ``fetched`` keeps the manifests that were read, and
+    ``consists`` what indexes consist of. With ``measure`` copies are told in bytes."""
 
-    def __init__(self, state: State, client: RegistryClient, fetched: dict[Digest, bytes], *, measure: bool) -> None:
+    def __init__(
+        self,
+        state: State,
+        client: RegistryClient,
+        fetched: dict[Digest, bytes],
+        consists: dict[Digest, tuple[Digest, ...]],
+        address: Address,
+        *,
+        measure: bool,
+    ) -> None:
         self._state = state
         self._client = client
         self._fetched = fetched
+        self._consists = consists
         self._measure = measure
         self._now = time.time()
         self._narrowed: dict[str, dict[Digest, Digest]] = {}
+        self._looked_into: dict[Digest, tuple[Digest, ...]] = {}
+        self._recorded: Callable[[], Mapping[Digest, tuple[Digest, ...]]] = functools.cache(
+            lambda: state.syncs.parts(address)
+        )
+        self._lists = ReferrerLists(
+            client, lambda reference: self._read(reference.name, cast("Digest", reference.digest))
+        )
 
     def tags(self, repository: str) -> Collection[str]:
         return list(self._client.tags(Reference.parse(repository)))
@@ -58,7 +80,7 @@ class SyncRepositories:
             self._narrowed[sync.target] = self._state.syncs.narrowed(address, narrowed_key(sync))
         known = self._narrowed[sync.target]
         if digest not in known:
-            data = narrow(self._read(sync.source, digest), sync.platforms, attestations=sync.referrers)
+            data = _narrowed(self._read(sync.source, digest), sync)
             known[digest] = Digest.of(data)
             self._fetched[known[digest]] = data
         return known[digest]
@@ -78,6 +100,61 @@ class SyncRepositories:
                 pending += new
         return frozenset(found)
 
+    def keeps_referrers(self, repository: str, digest: Digest) -> bool:
+        return self._lists.kept(Reference.parse(repository).with_digest(digest)) is not None
+
+    def referrers(
+        self, repository: str, subjects: Collection[Digest], tags: Collection[str]
+    ) -> Mapping[Digest, frozenset[Digest]]:
+        if not subjects:
+            return {}
+        first, *others = sorted(subjects)
+        found = {first: self._referrers(repository, first, tags)}
+        if self._lists.keeps_none(Reference.parse(repository)):
+            others = [subject for subject in others if referrers_tag(subject) in tags]
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="sync") as pool:
+            answers = pool.map(lambda subject: self._referrers(repository, subject, tags), others)
+            return found | dict(zip(others, answers, strict=True))
+
+    def _referrers(self, repository: str, subject: Digest, tags: Collection[str]) -> frozenset[Digest]:
+        reference = Reference.parse(repository).with_digest(subject)
+        if (listed := self._lists.kept(reference)) is not None:
+            return frozenset(entry.digest for entry in listed)
+        tag = referrers_tag(subject)
+        digest = self._client.tag_digest(tagged(reference, tag)) if tag in tags else None
+        return frozenset() if digest is None else frozenset(self._parts(repository, digest))
+
+    def parts(self, sync: Sync, item: SyncTag) -> Collection[Digest] | None:
+        try:
+            if item.wanted not in self._fetched and not self._is_known(item.wanted):
+                data = self._read(sync.source, item.source)
+                self._fetched[item.wanted] = _narrowed(data, sync)
+            return self._parts(sync.source, item.wanted)
+        except ReconcilerError:
+            return None  # such as a quota that is nearly used up
+
+    def _parts(self, repository: str, digest: Digest) -> tuple[Digest, ...]:
+        """What the index with this digest lists; nothing when it is none."""
+        if not self._is_known(digest):
+            parsed = parse_manifest(self._read(repository, digest))
+            self._consists[digest] = tuple(e.digest for e in parsed.manifests) if isinstance(parsed, Index) else ()
+        self._looked_into[digest] = self._consists[digest]
+        return self._consists[digest]
+
+    def _is_known(self, digest: Digest) -> bool:
+        if digest not in self._consists and digest in self._recorded():
+            self._consists[digest] = self._recorded()[digest]
+        return digest in self._consists
+
+    def looked_into(self) -> Mapping[Digest, tuple[Digest, ...]]:
+        return self._looked_into
+
+    def present(self, repository: str, digests: Collection[Digest]) -> frozenset[Digest]:
+        reference, ordered = Reference.parse(repository), sorted(digests)
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="sync") as pool:
+            there = pool.map(lambda digest: self._client.has_manifest(reference.with_digest(digest)), ordered)
+            return frozenset(digest for digest, is_there in zip(ordered, there, strict=True) if is_there)
+
     def size(self, sync: Sync, digests: Collection[Digest]) -> int | None:
         if not self._measure or len(digests) > _MEASURED or self._client.quotas():
             return None
@@ -92,7 +169,7 @@ class SyncRepositories:
 
     def _blobs(self, sync: Sync, digest: Digest) -> dict[Digest, int]:
         data = self._read(sync.source, digest)
-        parsed = parse_manifest(narrow(data, sync.platforms, attestations=sync.referrers) if sync.platforms else data)
+        parsed = parse_manifest(_narrowed(data, sync))
         if isinstance(parsed, Manifest):
             return {blob.digest: blob.size for blob in parsed.blobs}
         parts: dict[Digest, int] = {}
@@ -113,6 +190,10 @@ class SyncRepositories:
         if digest not in self._fetched:
             self._fetched[digest] = self._client.manifest(Reference.parse(repository).with_digest(digest))
         return self._fetched[digest]
+
+
+def _narrowed(data: bytes, sync: Sync) -> bytes:
+    return narrow(data, sync.platforms, attestations=sync.referrers) if sync.platforms else data
 
 
 def narrowed_key(sync: Sync) -> str:

@@ -63,6 +63,7 @@ class SyncTable:
         """Forgets a sync; False when there was none."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM narrowed WHERE sync = ?", (str(address),))
+            connection.execute("DELETE FROM sync_parts WHERE sync = ?", (str(address),))
             return connection.execute("DELETE FROM syncs WHERE address = ?", (str(address),)).rowcount > 0
 
     def looked(self, address: Address, now: float, interval: float, counted: int) -> None:
@@ -109,6 +110,22 @@ class SyncTable:
             connection.executemany(
                 "INSERT INTO narrowed VALUES (?, ?, ?, ?)",
                 [(str(address), source, platforms, digest) for source, digest in found.items()],
+            )
+
+    def parts(self, address: Address) -> dict[Digest, tuple[Digest, ...]]:
+        """What the manifests that the last look went into consist of: nothing for what is no index."""
+        rows = self._database.query("SELECT digest, parts FROM sync_parts WHERE sync = ?", (str(address),))
+        return {Digest(row["digest"]): tuple(map(Digest, row["parts"].split())) for row in rows}
+
+    def keep_parts(self, address: Address, found: Mapping[Digest, tuple[Digest, ...]]) -> None:
+        """Replaces what is known of them."""
+        if self.parts(address) == dict(found):
+            return
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM sync_parts WHERE sync = ?", (str(address),))
+            connection.executemany(
+                "INSERT INTO sync_parts VALUES (?, ?, ?)",
+                [(str(address), digest, " ".join(parts)) for digest, parts in found.items()],
             )
 
 
