@@ -35,7 +35,8 @@ class Model(BaseModel):
     ``nullable`` lists the fields for which writing no value is the same as leaving them out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    # Deferred: what is only part of another is built once, with that, and not for itself too.
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, defer_build=True)
 
     short: ClassVar[str] = ""
     may_be_empty: ClassVar[bool] = False
