@@ -177,6 +177,7 @@ class EmbeddedEngine:
             finally:
                 self._turn = False
                 self._copier = None
+                self._consists.clear()
                 self._fetched.clear()  # what was pulled is in the store now, and a daemon's turns have no end
                 try:
                     if state.is_bare():
