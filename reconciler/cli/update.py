@@ -6,13 +6,13 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
 from reconciler.cli.specs import host_labels, load_desired
 from reconciler.errors import NotFoundError, ReconcilerError, RegistryError, UsageError
 from reconciler.printable import printable
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.tag_pick import Latest
