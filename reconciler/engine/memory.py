@@ -96,7 +96,9 @@ class MemoryEngine:
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         with self._lock:
             self.registry.blocked = self._blocked(hosts)
-            return {address: self._resolve(pull) for address, pull in pulls.items()}
+            found = {address: self._resolve(pull) for address, pull in pulls.items()}
+            self._sightings.pick({address: pin.why if isinstance(pin, Pin) else "" for address, pin in found.items()})
+            return found
 
     def _blocked(self, hosts: HostFacts) -> dict[str, str]:
         """Registries that nobody may ask, and the file that says so: as declared now, else as recorded."""
@@ -163,7 +165,8 @@ class MemoryEngine:
         yield from kept.facts.items()
         yield from kept.networks.items()
         yield from kept.volumes.items()
-        yield from kept.images.items()
+        for address, image in kept.images.items():
+            yield address, replace(image, picked=self._sightings.picks.get(address, ""))
         for address in kept.tags:
             yield address, self._tag(address, interest)
         yield from self._syncs.observed(interest)

@@ -9,6 +9,7 @@ from reconciler.clock import Clock
 from reconciler.engine.memory_registry import MemoryRegistry
 from reconciler.engine.tag_pick import Sighting
 from reconciler.errors import NotFoundError, RegistryError
+from reconciler.model.address import Address
 from reconciler.model.desired import Pin, Resolution
 from reconciler.model.resources import Pull
 from reconciler.oci.digest import Digest
@@ -18,17 +19,24 @@ from reconciler.value import dataclass
 
 @dataclass(slots=True)
 class Sightings:
-    """What tags were seen to be, and since when: noted, and still to be noted."""
+    """What tags were seen to be, and since when, and why each image has its tag: noted, and still to be noted."""
 
     clock: Clock
     noted: dict[tuple[str, str], tuple[Digest, float]] = field(default_factory=dict)
     fresh: dict[tuple[str, str], Digest] = field(default_factory=dict)
+    picks: dict[Address, str] = field(default_factory=dict)
+    fresh_picks: dict[Address, str] = field(default_factory=dict)
+
+    def pick(self, picks: Mapping[Address, str]) -> None:
+        self.fresh_picks |= picks
 
     def note(self) -> None:
         for key, digest in self.fresh.items():
             if key not in self.noted or self.noted[key][0] != digest:
                 self.noted[key] = (digest, self.clock.now().timestamp())
+        self.picks |= self.fresh_picks
         self.fresh.clear()
+        self.fresh_picks.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ from reconciler.model.action import (
 )
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
-from reconciler.model.desired import Desired
+from reconciler.model.desired import Desired, Pin, Resolution
+from reconciler.model.facts import Absent
 from reconciler.model.observed import CommitKey, Observed, ObservedContainer, ObservedImage, ObservedSync, SyncView
 from reconciler.model.policy import PlanOptions
 from reconciler.model.resources import Commit, Container, Image, Prune, Volume
@@ -52,7 +53,8 @@ class Harness:
 
     ``images`` are two references that can be pulled and differ. ``service`` are container fields of one that keeps
     running and stops when asked, ``succeeds`` and ``fails`` of jobs that end with 0 and with another code. The images
-    are tags 1 and 2 of one repository; ``copies`` makes the name of one that does not exist.
+    are tags 1 and 2 of one repository; ``copies`` makes the name of one that does not exist. ``later`` lets so many
+    seconds pass for what was noted of tags.
     """
 
     engine: Engine
@@ -61,6 +63,7 @@ class Harness:
     succeeds: dict[str, Any] = field(default_factory=dict)
     fails: dict[str, Any] = field(default_factory=dict)
     copies: str = "copy"
+    later: Callable[[float], None] = lambda _seconds: None
 
     def stack(self, **containers: dict[str, Any]) -> Stack:
         stack = Stack("shop")
@@ -75,6 +78,20 @@ class Harness:
         source = self.images[0].rpartition(":")[0]
         stack.sync(f"{source}-{self.copies}", source, **{"tags": TagSelection(names=("1", "2")), **fields})
         return stack
+
+    def tracking(self, pin: str = "", **track: Any) -> tuple[Stack, Address]:
+        """An image that tracks the repository that both images are in, or is ``pin`` of it."""
+        stack = Stack("shop")
+        return stack, stack.pull("app", self.images[0].rpartition(":")[0] + pin, **track)
+
+    def resolve(self, stack: Stack, address: Address) -> Resolution:
+        return prepare(stack.desired(), self.engine).pins[address]
+
+    def note(self, stack: Stack) -> None:
+        """What a pass keeps of what it saw."""
+        with self.engine.turn(PATIENCE):
+            interest = interest_of(prepare(stack.desired(), self.engine))
+            self.engine.note(interest, self.engine.observe(interest), ())
 
     def plan(self, stack: Stack) -> tuple[Desired, Observed, Plan]:
         desired = prepare(stack.desired(), self.engine)
@@ -228,6 +245,52 @@ class EngineConformance:
             stack.tag("shop.example/app:live", "base")
             harness.apply(stack)
             assert harness.plan(stack)[2].changes == ()
+
+    def test_an_image_that_tracks_a_repository_is_the_tag_that_is_picked(self, harness: Harness) -> None:
+        stack, app = harness.tracking(newest=1)
+        pin = harness.resolve(stack, app)
+        assert isinstance(pin, Pin)
+        assert (pin.tag, pin.why) == ("2", "2: newest of all tags")
+        plain = Stack("shop")
+        assert pin.digest == harness.resolve(plain, plain.pull("app", harness.images[1])).digest  # type: ignore[union-attr]
+        assert [outcome.digest for outcome in harness.apply(stack)] == [pin.digest]
+        assert harness.plan(stack)[2].changes == ()
+        harness.note(stack)
+        image = harness.observe(stack).resources[app]
+        assert isinstance(image, ObservedImage)
+        assert (image.digest, image.picked) == (pin.digest, "2: newest of all tags")
+        other, _ = harness.tracking(allow=("1",))
+        (change,) = harness.plan(other)[2].changes
+        assert (change.address, change.reason.code) == (app, "tag-picked")
+
+    def test_no_tag_that_fits_is_no_image(self, harness: Harness) -> None:
+        found = harness.resolve(*harness.tracking(semver="^9"))
+        assert isinstance(found, Absent)
+        assert found.reason.endswith("is in ^9; there are 2, 1")
+        stack, app = harness.tracking(newest=1)
+        stack.pull("app", harness.images[0].rpartition(":")[0], "never", newest=1)
+        assert isinstance(harness.resolve(stack, app), Absent)
+
+    def test_a_pin_is_that_image_whatever_it_tracks(self, harness: Harness) -> None:
+        first = harness.resolve(*harness.tracking(allow=("1",)))
+        assert isinstance(first, Pin)
+        pin = harness.resolve(*harness.tracking(f":1@{first.index or first.digest}", newest=1))
+        assert isinstance(pin, Pin)
+        assert (pin.digest, pin.tag) == (first.digest, "")
+
+    def test_a_tag_is_old_enough_once_it_was_noted_for_so_long(self, harness: Harness) -> None:
+        stack, app = harness.tracking(newest=1, min_age=3600.0)
+        for _ in range(2):  # a look alone keeps nothing
+            found = harness.resolve(stack, app)
+            assert isinstance(found, Absent)
+            assert "2 is new, wants 1h; 1 is new, wants 1h" in found.reason
+            harness.later(7200)
+        harness.note(stack)
+        assert isinstance(harness.resolve(stack, app), Absent)
+        harness.later(7200)
+        found = harness.resolve(stack, app)
+        assert isinstance(found, Pin)
+        assert found.tag == "2"
 
     def test_a_sync_copies_what_differs_and_is_then_left_alone(self, harness: Harness) -> None:
         stack = harness.syncing()

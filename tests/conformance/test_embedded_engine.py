@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class TestEmbeddedEngine(EngineConformance):
                 succeeds={"command": ("sh", "-c", "echo made > /made"), "restart": "no"},
                 fails={"command": ("sh", "-c", "exit 3"), "restart": "no"},
                 copies=request.node.name.replace("_", "-"),
+                later=lambda seconds: _note_earlier(host.root, seconds),
             )
             # Another stack has told this host, once for all, that the registry speaks plain HTTP.
             other = Stack("other")
@@ -54,3 +56,10 @@ class TestEmbeddedEngine(EngineConformance):
             yield harness
         left = host.close()
         assert not left, "\n".join(left)
+
+
+def _note_earlier(root: Path, seconds: float) -> None:
+    """All tags that were noted, as if it had been so much earlier."""
+    with sqlite3.connect(root / "state.db") as database:
+        database.execute("UPDATE tag_ledger SET seen_at = seen_at - ?", (seconds,))
+    database.close()
