@@ -156,9 +156,9 @@ class MemorySyncs:
     def present(self, _repository: str, digests: Collection[Digest]) -> frozenset[Digest]:
         return frozenset(digests)
 
-    def size(self, _sync: Sync, digests: Collection[Digest]) -> int | None:
+    def size(self, _sync: Sync, digests: Collection[Digest]) -> tuple[int | None, str]:
         blobs = {blob.digest: blob.size for digest in digests for blob in self._registry.manifests.get(digest, ())}
-        return sum(blobs.values())
+        return sum(blobs.values()), ""
 
     def first_seen(self, repository: str, digests: Mapping[str, Digest]) -> Mapping[str, float]:
         found = {tag: self._seen.get((repository, tag, digest)) for tag, digest in digests.items()}

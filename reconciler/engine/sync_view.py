@@ -28,8 +28,9 @@ class Repositories(Relations, Protocol):
     def nested(self, sync: Sync, digests: Collection[Digest]) -> frozenset[Digest]:
         """The manifests that the indexes among ``digests``, at the target or the source, consist of. May raise."""
 
-    def size(self, sync: Sync, digests: Collection[Digest]) -> int | None:
-        """At most how many bytes of blobs it takes to copy them; None when that would cost too much to find out."""
+    def size(self, sync: Sync, digests: Collection[Digest]) -> tuple[int | None, str]:
+        """At most how many bytes of blobs the target lacks of them, None when that would cost too much to find out;
+        and a clause to tell when it may be fewer."""
 
     def looked_into(self) -> Mapping[Digest, tuple[Digest, ...]]:
         """What each manifest that was read, or known from before, consists of: nothing for what is no index."""
@@ -76,6 +77,7 @@ class _Look:
         target |= self._repositories.digests(self._sync.target, asked)
         missing = {item.source for tag, item in chosen.items() if target.get(tag) != Known(item.wanted)}
         missing.update(*attached.missing.values())
+        size, note = self._repositories.size(self._sync, missing) if missing else (0, "")
         return SyncView(
             chosen=chosen,
             failed=self._failed,
@@ -83,10 +85,10 @@ class _Look:
             nested=self._nested(chosen, target) | attached.kept,
             referrers=attached.missing,
             unclear=self._unclear,
-            bytes=self._repositories.size(self._sync, missing) if missing else 0,
+            bytes=size,
             seen=self._seen,
             parts=self._repositories.looked_into(),
-            notes=(*self._notes, *attached.notes),
+            notes=(*self._notes, *attached.notes, *([note] if note else ())),
         )
 
     def _chosen(self, listed: frozenset[str]) -> dict[str, Digest]:

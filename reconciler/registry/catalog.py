@@ -116,6 +116,14 @@ class Catalog:
         )
         return self._patience.retry(self._patience.attempts(endpoint), partial(self._status, endpoint, ask)) == 200
 
+    def has_blob(self, reference: Reference, digest: Digest) -> bool:
+        """See ``RegistryClient.has_blob``."""
+        endpoint = self._hosts.origin(reference.registry)
+        url = endpoint.url(reference.repository, f"blobs/{digest}")
+        scope = endpoint.scope(reference.repository, "pull")
+        ask = Ask(f"blob {digest.short} of {reference.name}", "HEAD", url, scope, statuses=(200, 404, 405))
+        return self._patience.retry(self._patience.attempts(endpoint), partial(self._status, endpoint, ask)) == 200
+
     def _by_api(self, reference: Reference, artifact_type: str) -> dict[Digest, Descriptor] | None:
         if reference.digest is None:
             raise InvalidError(f"{reference} names no digest", hint="resolve the tag first")

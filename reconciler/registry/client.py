@@ -175,6 +175,10 @@ class RegistryClient:
         """Whether the origin has the manifest with the digest of ``reference``: one HEAD. Raises as ``resolve``."""
         return self._catalog.has_manifest(reference)
 
+    def has_blob(self, reference: Reference, digest: Digest) -> bool:
+        """Whether the repository of ``reference`` has the blob at its origin: one HEAD. Raises as ``resolve``."""
+        return self._catalog.has_blob(reference, digest)
+
     def delete_manifest(self, reference: Reference) -> bool:
         """Deletes the manifest with the digest of ``reference`` at the origin, and so every tag of it there.
 

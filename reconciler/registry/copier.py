@@ -136,7 +136,7 @@ class Copier:
             self._manifest(entry.digest, way, depth + 1)
 
     def _all_blobs(self, manifest: Manifest, way: _Way) -> None:
-        wanted = {blob.digest: blob for blob in manifest.blobs if not _KEPT_BACK.search(blob.media_type)}
+        wanted = {blob.digest: blob for blob in travelling(manifest)}
         futures = [self._blob(blob, way) for blob in wanted.values()]
         wait(futures)
         for future in futures:
@@ -236,6 +236,11 @@ class Copier:
     def _put(self, reference: Reference, data: bytes) -> None:
         manifest = PushManifest(parse_manifest(data).media_type, data, Digest.of(data))
         self._client.push(reference, (), [manifest])
+
+
+def travelling(manifest: Manifest) -> list[Descriptor]:
+    """The blobs that go along with a manifest."""
+    return [blob for blob in manifest.blobs if not _KEPT_BACK.search(blob.media_type)]
 
 
 def _subjects(data: bytes, digest: Digest) -> tuple[Digest, ...]:

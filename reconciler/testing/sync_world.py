@@ -38,8 +38,8 @@ class SyncWorld:
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        self._held.enter_context(self.source)
-        self._held.enter_context(self.target)
+        for registry in dict.fromkeys((self.source, self.target)):
+            self._held.enter_context(registry)
         self._held.enter_context(self.engine)
         return self
 

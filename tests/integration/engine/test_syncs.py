@@ -191,3 +191,30 @@ def test_a_server_with_a_page_for_people_keeps_no_lists(world):
     page = Step(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"}, times=9)
     made.source.on("GET /v2/app/referrers/", page)
     assert made.apply().converged
+
+
+def test_the_bytes_are_those_that_the_target_lacks(world):
+    made = world()
+    made.source.image("app", "1.0", bytes(5000), b"one")
+    made.apply()
+    made.source.image("app", "1.1", bytes(5000), b"more")
+    foreign = made.source.blob("app", bytes(9000)) | {
+        "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    }
+    made.source.image("app", "1.2", b"two", annotations={"of": "foreign"})
+    made.source.put("app", made.source.document("app", made.source.tags["app"]["1.2"]) | {"layers": [foreign]}, "1.2")
+    (change,) = made.plan().changes
+    assert (change.cost.pull_bytes, change.cost.push_bytes) == (4, 4)
+
+
+def test_within_one_registry_fewer_bytes_travel_than_the_plan_says(world):
+    registry = ServedRegistry()
+    made = world(registry, registry)
+    made.source.image("source", "1.0", bytes(5000))
+    stack = made.stack()
+    stack.resources.popitem()
+    stack.sync(f"{registry.host}/app", f"{registry.host}/source")
+    plan = made.plan(stack)
+    assert any("fewer bytes than it says travel where" in note for note in plan.notes)
+    assert made.apply(stack).converged
+    assert registry.count("GET /v2/source/blobs/") == 0

@@ -20,14 +20,16 @@ from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Index, Manifest, parse_manifest
 from reconciler.oci.narrow import narrow
 from reconciler.oci.reference import Reference
+from reconciler.registry.copier import travelling
 from reconciler.registry.referrers import ReferrerLists, tagged
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
 
 _WORKERS = 8
-# Who plans wants to know the cost, but not at the cost of a quota: images asked about for it.
+# Who plans wants to know the cost, but not at any cost: images read for it, and blobs asked for at the target.
 _MEASURED = 20
+_CHECKED = 100
 
 
 class SyncRepositories:
@@ -155,29 +157,44 @@ class SyncRepositories:
             there = pool.map(lambda digest: self._client.has_manifest(reference.with_digest(digest)), ordered)
             return frozenset(digest for digest, is_there in zip(ordered, there, strict=True) if is_there)
 
-    def size(self, sync: Sync, digests: Collection[Digest]) -> int | None:
+    def size(self, sync: Sync, digests: Collection[Digest]) -> tuple[int | None, str]:
         if not self._measure or len(digests) > _MEASURED or self._client.quotas():
-            return None
+            return None, ""
         blobs: dict[Digest, int] = {}
+        target = Reference.parse(sync.target)
         try:
             with ThreadPoolExecutor(_WORKERS, thread_name_prefix="sync") as pool:
                 for found in pool.map(lambda digest: self._blobs(sync, digest), sorted(digests)):
                     blobs |= found
+                asked = sorted(blobs, key=lambda digest: (-blobs[digest], digest))[:_CHECKED]
+                there = pool.map(lambda digest: self._client.has_blob(target, digest), asked)
+                left = sum(blobs.values()) - sum(
+                    blobs[digest] for digest, is_there in zip(asked, there, strict=True) if is_there
+                )
         except ReconcilerError:
-            return None  # the copy will tell what is wrong
-        return sum(blobs.values())
+            return None, ""  # the copy will tell what is wrong
+        if left and target.registry == Reference.parse(sync.source).registry:
+            return left, f"fewer bytes than it says travel where {target.registry} mounts them from {sync.source}"
+        unasked = len(blobs) - len(asked)
+        return (
+            left,
+            f"its target was not asked for {unasked} small blobs: the bytes are at most so many" if unasked else "",
+        )
 
     def _blobs(self, sync: Sync, digest: Digest) -> dict[Digest, int]:
         data = self._read(sync.source, digest)
-        parsed = parse_manifest(_narrowed(data, sync))
+        try:
+            parsed = parse_manifest(_narrowed(data, sync))
+        except InvalidError:  # an index for other platforms, which refers to something
+            parsed = parse_manifest(data)
         if isinstance(parsed, Manifest):
-            return {blob.digest: blob.size for blob in parsed.blobs}
+            return {blob.digest: blob.size for blob in travelling(parsed)}
         parts: dict[Digest, int] = {}
         for entry in parsed.manifests:
             inner = parse_manifest(self._read(sync.source, entry.digest))
             if not isinstance(inner, Manifest):
                 raise InvalidError(f"index {digest.short} lists another index")
-            parts |= {blob.digest: blob.size for blob in inner.blobs}
+            parts |= {blob.digest: blob.size for blob in travelling(inner)}
         return parts
 
     def first_seen(self, repository: str, digests: Mapping[str, Digest]) -> Mapping[str, float]:
