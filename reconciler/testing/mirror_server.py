@@ -134,7 +134,7 @@ def running_mirror(
     errors = directory / "error.log"
     scheme = "http" if certificate is None else "https"
     with errors.open("wb") as output:
-        command = [program, "-p", directory, "-e", errors, "-c", config]
+        command = [program, "-p", str(directory), "-e", str(errors), "-c", str(config)]
         process = subprocess.Popen(command, stdout=output, stderr=output)
     server = MirrorServer(host, directory / "access.log", process.pid, scheme, wants_login, set(realms))
     with ROLL.entry(server):
