@@ -115,10 +115,12 @@ def _findings(texts: Sequence[PullText], answers: Mapping[Pull, Latest | Absent 
     findings = []
     for text in texts:
         answer = answers[text.pull]
-        if isinstance(answer, Absent | Unknown):
-            kind = NotFoundError if isinstance(answer, Absent) else RegistryError
+        if isinstance(answer, Absent):
+            hint = answer.hint or "check the name, and what `track` asks for"
+            findings.append(Finding(text, text.text, error=NotFoundError(answer.reason, hint=hint)))
+        elif isinstance(answer, Unknown):
             hint = answer.hint or "see that its registry answers, then try again"
-            findings.append(Finding(text, text.text, error=kind(answer.reason, hint=hint)))
+            findings.append(Finding(text, text.text, error=RegistryError(answer.reason, hint=hint)))
         else:
             wanted = text.text if answer.digest is None else repinned(text.text, answer.tag, answer.digest)
             findings.append(Finding(text, wanted, answer.why))

@@ -116,7 +116,9 @@ def latest(pull: Pull, repository: Repository) -> Latest | Absent | Unknown:
         if pull.track is not None:
             picked = pick(name, repository.tags(), pull.track, repository)
             repository.see(picked.seen)
-            if (pinned and own in picked.young) or (not picked.tag and picked.young):
+            if pinned and own in picked.young and picked.tag:
+                return Latest(own or "", None, f"{own} stays, too young as it is to be picked here: {picked.why}")
+            if not picked.tag and picked.young:
                 return Latest(own or "", None, picked.why)
             tag, why = picked.tag, picked.why
             digest = picked.digest or (repository.digest(tag) if tag else None)
