@@ -148,7 +148,8 @@ def _pull(build: Build, model: schema.Image, entry: Entry) -> Pull | None:
         build.problems.add(
             entry.at("pull"),
             "track picks the tag, and pull names one",
-            f"write pull: {reference.repository_only().familiar}; or pin it as NAME:TAG@DIGEST, which `reconciler update --write` does",
+            f"write pull: {reference.repository_only().familiar}; or pin it as NAME:TAG@DIGEST, as "
+            "`reconciler update --write` does",
         )
         return None
     selection = TagSelection(
