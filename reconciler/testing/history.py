@@ -29,6 +29,7 @@ from reconciler.engine.embedded.images.removal import ImageRemoval
 from reconciler.engine.embedded.state import State, WriterState, open_writer
 from reconciler.engine.embedded.upkeep.collect import Collection, collect
 from reconciler.errors import ReconcilerError
+from reconciler.linux.lock import DirectoryLock
 from reconciler.oci import media
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
@@ -142,11 +143,12 @@ class Player:
 
 
 class Writer(Player):
-    """Uses the store's classes on a handle of its own, with leases and without the root's lock."""
+    """Uses the store's classes on a handle of its own, with leases and, once it is open, without the root's lock."""
 
     def __init__(self, root: Path, seed: int, recorder: Recorder) -> None:
         super().__init__(root, seed, recorder)
-        self.state: WriterState = open_writer(root)
+        with DirectoryLock(root).acquire(_LOCK_PATIENCE):
+            self.state: WriterState = open_writer(root)
 
     def choices(self) -> list[tuple[int, Callable[[], None]]]:
         return [(4, self.pull), (2, self.tag), (4, self.untag), (6, self.read)]
