@@ -20,7 +20,7 @@ from reconciler.testing.workload import Part, Workload
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(24 * 3600)]
 
-SHORT_SECONDS = 30
+SHORT_SECONDS = 20
 LONG_STATES = 2000
 GC = Part("gc", (("gc",),))
 

@@ -18,7 +18,7 @@ from reconciler.testing.workload import Part, Workload
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(24 * 3600)]
 
-SHORT_SECONDS = 45
+SHORT_SECONDS = 20
 LONG_KILLS = 5000
 AT_ONCE = 4
 KILLS_A_ROUND = 25

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.root
 
 DESCRIPTORS = Path("/proc/self/fd")
 
-SECONDS, LONG_SECONDS = 40, 3600
+SECONDS, LONG_SECONDS = 20, 3600
 LIMITS = Limits(file_bytes=tar_rules.MOST["file"])
 
 
