@@ -54,6 +54,7 @@ def main() -> None:
     with ExitStack() as stack:
         work = Path(stack.enter_context(_private_machine()))
         server = stack.enter_context(running_registry(options.cache / "registry"))
+        target = stack.enter_context(running_registry(work / "target"))
         missing = images.missing(server.host, wanted) | (archived - loaded.keys())
         cases = [case for case in cases if missing.isdisjoint({*case.images, *case.archives})]
         engines, absent = [], []
@@ -62,7 +63,7 @@ def main() -> None:
                 absent.append(f"{name}: {'left out' if name in options.without else 'not installed'}, not measured")
                 continue
             directory = stack.enter_context(fresh_filesystem(work, name))
-            engines.append(stack.enter_context(kind(directory, server.host, loaded)))
+            engines.append(stack.enter_context(kind(directory, server.host, loaded, target.host)))
         head = [*report.machine(engines), *absent, *(f"image {name}: cannot be made here" for name in sorted(missing))]
         names = [engine.name for engine in engines]
         if not options.json:
@@ -86,7 +87,7 @@ def measure(case: Case, engines: list[Engine], runs: int) -> dict[str, list[Samp
         for engine in able:
             case.before_each(engine)
             os.sync()
-            samples[engine.name].append(engine.timed(case.command(engine) or []))
+            samples[engine.name].append(engine.timed(case.command(engine) or []).times(case.factor(engine)))
     for engine in able:
         case.after_all(engine)
     return samples

@@ -2,7 +2,7 @@
 
 ``debian``      Debian minbase in one layer
 ``hundred``     100 images of two layers: busybox, and one file of their own
-``thousands``   2,000 of them
+``hundreds``    500 of them
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.images import Layer, config, layers, small_files
 
-COUNTS = {"hundred": 100, "thousands": 2000}
+COUNTS = {"hundred": 100, "hundreds": 500}
 
 
 def names(archive: str) -> list[str]:

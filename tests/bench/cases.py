@@ -9,6 +9,7 @@ from typing import Literal
 
 from tests.bench.archives import COUNTS, names
 from tests.bench.engine import SLEEPERS, Engine, one_after_another
+from tests.bench.images import TAGS, tags
 
 Step = Callable[[Engine], None]
 
@@ -33,6 +34,8 @@ class Case:
     after_all: Step = _nothing
     measure: Literal["time", "memory"] = "time"
     archives: tuple[str, ...] = ()
+    factor: Callable[[Engine], float] = lambda _engine: 1.0
+    """What the time of a command is multiplied by, where it does only a part."""
 
 
 def _pull(image: str, what: str) -> Case:
@@ -93,6 +96,66 @@ def _commit(name: str, what: str, script: str, *, push: bool = False) -> Case:
     return Case(f"{kind}-{name}", title, ("busybox",), command, before_all=_have, before_each=write, after_all=end)
 
 
+def _push_change() -> Case:
+    def reference(engine: Engine) -> str:
+        return f"{engine.host}/{engine.name}/changed:latest"
+
+    def change(engine: Engine) -> None:
+        engine.do(engine.change("layers", reference(engine)))
+
+    def begin(engine: Engine) -> None:
+        engine.forget(f"{engine.host}/layers")
+        engine.do(engine.pull("layers"))
+        change(engine)
+        engine.do(engine.push(reference(engine)))
+
+    def end(engine: Engine) -> None:
+        engine.do(engine.remove_writer())
+        engine.do(engine.remove([reference(engine)]))
+
+    return Case(
+        "push-change",
+        "push of 1 changed layer of 41",
+        ("layers",),
+        lambda engine: engine.push(reference(engine)),
+        before_all=begin,
+        before_each=change,
+        after_all=end,
+    )
+
+
+def _sync(name: str, what: str, *, again: bool) -> Case:
+    places: dict[str, str] = {}
+
+    def command(engine: Engine) -> list[str] | None:
+        return engine.sync("sync", places.setdefault(engine.name, uuid.uuid4().hex))
+
+    def begin(engine: Engine) -> None:
+        engine.do(command(engine))
+
+    def begin_anew(engine: Engine) -> None:
+        places.pop(engine.name, None)
+
+    title = f"sync of {TAGS['sync']} tags, {what}"
+    if again:
+        return Case(name, title, ("sync",), command, before_all=begin)
+    return Case(name, title, ("sync",), command, before_each=begin_anew)
+
+
+def _resolve() -> Case:
+    def part(engine: Engine) -> list[str]:
+        return tags("resolve")[: None if engine.resolves_at_once else _RESOLVED]
+
+    return Case(
+        "resolve",
+        f"resolve {TAGS['resolve']} tags (peers: {_RESOLVED} of them)",
+        ("resolve",),
+        lambda engine: engine.resolve("resolve", part(engine)),
+        factor=lambda engine: TAGS["resolve"] / len(part(engine)),
+    )
+
+
+_RESOLVED = 20  # of those that need a command for each tag; their time is multiplied
 _BIG_FILE = "busybox dd if=/dev/urandom of=/big bs=1M count=10 2>/dev/null"
 _FILES = "busybox mkdir /f; i=0; while [ $i -lt 5000 ]; do echo SEED $i >/f/$i; i=$((i+1)); done"
 
@@ -117,12 +180,12 @@ CASES = (
     ),
     Case(
         "list-images",
-        f"list {COUNTS['thousands']} images",
+        f"list {COUNTS['hundreds']} images",
         (),
         lambda engine: engine.images(),
-        before_all=lambda engine: engine.do(engine.load(engine.archives["thousands"])),
-        after_all=lambda engine: engine.forget(*names("thousands")),
-        archives=("thousands",),
+        before_all=lambda engine: engine.do(engine.load(engine.archives["hundreds"])),
+        after_all=lambda engine: engine.forget(*names("hundreds")),
+        archives=("hundreds",),
     ),
     Case(
         "pull-memory",
@@ -133,7 +196,13 @@ CASES = (
         after_all=lambda engine: engine.forget(f"{engine.host}/debian"),
         measure="memory",
     ),
-    Case("pull-again", "pull of what is there", ("busybox",), lambda engine: engine.pull("busybox"), before_all=_have),
+    Case(
+        "pull-again", "pull of what is there", ("busybox",), lambda engine: engine.refresh("busybox"), before_all=_have
+    ),
+    _push_change(),
+    _sync("sync-new", "none there", again=False),
+    _sync("sync-again", "all there", again=True),
+    _resolve(),
     Case("run", "run --rm true, bridge", ("busybox",), lambda engine: engine.run("busybox", "true"), before_all=_have),
     Case(
         "converge",

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.bench.engine import ALWAYS, SLEEPERS, Engine, four_at_a_time, remove_groups
+from tests.bench.engine import ALWAYS, SLEEPERS, Engine, four_at_a_time, one_after_another, remove_groups
 
 _START_SECONDS = 30.0
 
@@ -66,6 +66,10 @@ class Docker(Engine):
     def pull(self, image: str) -> list[str]:
         self._forget_peaks()
         return ["docker", "pull", "--quiet", f"{self.host}/{image}"]
+
+    def resolve(self, image: str, tags: Sequence[str]) -> list[str] | None:
+        inspect = ["docker", "manifest", "inspect", "--insecure"]
+        return one_after_another(*([*inspect, f"{self.host}/{image}:{tag}"] for tag in tags))
 
     def run(self, image: str, *command: str) -> list[str]:
         return ["docker", "run", "--rm", f"{self.host}/{image}", *command]

@@ -25,21 +25,28 @@ class Sample:
     seconds: float
     memory: float
 
+    def times(self, factor: float) -> Sample:
+        """What ``factor`` such runs one after the other would take."""
+        return Sample(self.seconds * factor, self.memory)
+
 
 class Engine(AbstractContextManager["Engine"], ABC):
     """An engine with its data in ``directory``, which pulls from the registry ``host`` over plain HTTP.
 
-    ``archives`` are docker-archives by name.
+    ``archives`` are docker-archives by name. ``target`` is another registry, which has nothing at first.
 
     Methods that return a command line return None where the engine has no such thing.
     """
 
     name: ClassVar[str]
+    resolves_at_once: ClassVar[bool] = False
+    """Whether one command resolves any number of tags."""
 
-    def __init__(self, directory: Path, host: str, archives: Mapping[str, Path]) -> None:
+    def __init__(self, directory: Path, host: str, archives: Mapping[str, Path], target: str) -> None:
         self.directory = directory
         self.host = host
         self.archives = archives
+        self.target = target
 
     @classmethod
     @abstractmethod
@@ -60,6 +67,23 @@ class Engine(AbstractContextManager["Engine"], ABC):
     @abstractmethod
     def pull(self, image: str) -> list[str] | None:
         """Brings an image from the registry to disk, its layers unpacked."""
+
+    def refresh(self, image: str) -> list[str] | None:
+        """Makes sure that an image is the one that the registry has; it is."""
+        return self.pull(image)
+
+    def resolve(self, image: str, tags: Sequence[str]) -> list[str] | None:
+        """Learns from the registry which manifests tags stand for."""
+        return None
+
+    def sync(self, image: str, repository: str) -> list[str] | None:
+        """Makes all tags of an image's repository exist in ``repository`` at the registry ``target``."""
+        return None
+
+    def change(self, image: str, reference: str) -> list[str] | None:
+        """Makes ``reference`` of an image from the registry and a layer with a new file of 1 MB."""
+        script = "busybox dd if=/dev/urandom of=/new bs=1M count=1 2>/dev/null"
+        return one_after_another(self.remove_writer(), self.write(image, script), self.commit(reference))
 
     def run(self, image: str, *command: str) -> list[str] | None:
         """Starts a container on the default bridge, waits for its end, and removes it."""

@@ -4,6 +4,7 @@
 ``debian``    one layer: Debian minbase as debootstrap makes it
 ``files``     that and four layers of 4,000 small files each
 ``layers``    busybox and 39 layers of one file each
+``sync``      200 tags, ``resolve`` 500: each another image of busybox and one file of its own
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ Layer = tuple[Digest, bytes]
 _DEBIAN_SUITE = "bookworm"
 _SMALL_FILES = 4000
 _PROGRAMS = ("sh", "sleep", "true", "cat", "ls")
+TAGS = {"sync": 200, "resolve": 500}
+
+
+def tags(name: str) -> list[str]:
+    """The tags of one repository. The last is pushed last, so where it is the others are."""
+    return [*map(str, range(1, TAGS.get(name, 1))), "latest"]
 
 
 def provide(host: str, wanted: Collection[str]) -> None:
@@ -48,7 +55,9 @@ def provide(host: str, wanted: Collection[str]) -> None:
                 found = list(layers(name))
             except (FileNotFoundError, subprocess.CalledProcessError):
                 continue
-            _push(client, Reference.parse(f"{host}/{name}"), found)
+            for number, tag in enumerate(tags(name)):
+                own = [small_files(number, 1)] if name in TAGS else []
+                _push(client, Reference.parse(f"{host}/{name}:{tag}"), [*found, *own])
 
 
 def missing(host: str, wanted: Collection[str]) -> frozenset[str]:
@@ -62,11 +71,11 @@ def _client(host: str) -> RegistryClient:
 
 
 def layers(name: str) -> Iterator[Layer]:
-    """The layers of one image, lowest first.
+    """The layers of one image, lowest first; those that all tags share, where there are several.
 
     Raises ``FileNotFoundError`` or ``CalledProcessError`` where this machine cannot make them.
     """
-    if name in ("busybox", "layers"):
+    if name in ("busybox", "layers", *TAGS):
         yield _busybox()
     else:
         yield _debian()

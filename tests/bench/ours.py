@@ -20,6 +20,7 @@ _COMMAND = os.environ.get("BENCH_RECONCILER") or str(Path(sys.executable).with_n
 
 class Ours(Engine):
     name = "reconciler"
+    resolves_at_once = True
 
     @classmethod
     def installed(cls) -> bool:
@@ -52,6 +53,14 @@ class Ours(Engine):
 
     def pull(self, image: str) -> list[str]:
         return [_COMMAND, "--progress=quiet", "image", "pull", "--plain-http", f"{self.host}/{image}"]
+
+    def resolve(self, image: str, tags: Sequence[str]) -> list[str]:
+        pulls = {f"tag-{tag}": {"pull": f"{self.host}/{image}:{tag}", "pull_policy": "always"} for tag in tags}
+        return [_COMMAND, "plan", str(self._spec("resolved", images=pulls))]
+
+    def sync(self, image: str, repository: str) -> list[str]:
+        syncs = {f"{self.target}/{repository}/{image}": {"from": f"{self.host}/{image}"}}
+        return self._apply("synced", syncs=syncs)
 
     def run(self, image: str, *command: str) -> list[str]:
         return [_COMMAND, "container", "run", "--rm", f"{self.host}/{image}", *command]
@@ -102,7 +111,7 @@ class Ours(Engine):
 
     def _spec(self, stack: str, **sections: Any) -> Path:
         path = self.directory / f"{stack}.json"
-        registries = {self.host: {"plain_http": True}}
+        registries = {host: {"plain_http": True} for host in (self.host, self.target)}
         path.write_text(
             json.dumps({"apiVersion": "reconciler/v1", "stack": stack, "registries": registries, **sections})
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,8 +44,35 @@ class Umoci(Engine):
     def pull(self, image: str) -> list[str] | None:
         return self._copied("--src-tls-verify=false", f"docker://{self.host}/{image}")
 
+    def refresh(self, image: str) -> list[str] | None:
+        return self._inspect(image)
+
+    def resolve(self, image: str, tags: Sequence[str]) -> list[str] | None:
+        return one_after_another(*(self._inspect(f"{image}:{tag}") for tag in tags))
+
+    def sync(self, image: str, repository: str) -> list[str] | None:
+        options = ["--src=docker", "--dest=docker", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        # It puts the repository's own name below what it is given.
+        return ["skopeo", "sync", *options, f"{self.host}/{image}", f"{self.target}/{repository}"]
+
+    def change(self, image: str, reference: str) -> list[str] | None:
+        new, layout = self.directory / "new", f"{self.directory / 'changed'}:image"
+        return one_after_another(
+            ["rm", "-rf", str(self.directory / "changed")],
+            ["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{self.host}/{image}", f"oci:{layout}"],
+            ["dd", "if=/dev/urandom", f"of={new}", "bs=1M", "count=1", "status=none"],
+            ["umoci", "insert", "--image", layout, str(new), "/new"],
+        )
+
+    def push(self, reference: str) -> list[str] | None:
+        layout = f"oci:{self.directory / 'changed'}:image"
+        return ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", layout, f"docker://{reference}"]
+
     def load(self, archive: Path) -> list[str] | None:
         return self._copied(f"docker-archive:{archive}")
+
+    def _inspect(self, image: str) -> list[str]:
+        return ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{self.host}/{image}"]
 
     def _copied(self, *source: str) -> list[str] | None:
         layout = f"{self.directory / 'layout'}:image"
