@@ -22,7 +22,7 @@ from reconciler.errors import HostError
 from reconciler.linux import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 _HINTS = {
     errno.ENOSPC: "free space on the filesystem that holds it, then try again",
@@ -61,13 +61,15 @@ def write_file(
     point: str,
     mode: int = 0o600,
     owner: tuple[int, int] | None = None,
+    attributes: Mapping[str, bytes] | None = None,
     sync: bool = True,
     check: Callable[[], None] | None = None,
 ) -> None:
     """Makes ``path`` hold exactly ``data``: after a crash it holds the old content or the new, never a part.
 
-    ``owner`` is user and group, ours by default. ``sync=False`` is for what a reboot may take: readers still see the
-    old or the new. ``check`` is called last before the new content takes its place; what it raises leaves the old.
+    ``owner`` is user and group, ours by default, ``attributes`` the extended ones. ``sync=False`` is for what a reboot
+    may take: readers still see the old or the new. ``check`` is called last before the new content takes its place;
+    what it raises leaves the old.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
@@ -76,6 +78,9 @@ def write_file(
             if owner is not None:
                 with guarded("give away", path):
                     os.fchown(descriptor, *owner)
+            for name, value in (attributes or {}).items():
+                with guarded(f"set {name} of", path):
+                    os.setxattr(descriptor, name, value)
             write(descriptor, data, temporary, point=point)
         finally:
             os.close(descriptor)

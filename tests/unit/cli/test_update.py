@@ -127,6 +127,14 @@ def test_it_writes_pins_that_the_next_run_leaves_alone(machine: Machine) -> None
     assert machine.pin("1.9.0") in path.read_text()
 
 
+def test_a_pin_of_several_platforms_is_their_index(machine: Machine) -> None:
+    parts = {name: machine.registry.image("app", "", name.encode()) for name in ("amd64", "arm64", "s390x")}
+    index = machine.registry.index("app", "1.6.0", parts)
+    path = machine.write("images: {app: {pull: APP, platform: linux/arm64, track: {semver: ^1}}}\n")
+    machine.update("--write")
+    assert f"app:1.6.0@{index}," in path.read_text()
+
+
 def test_the_patch_is_what_write_would_do(machine: Machine) -> None:
     subprocess.run(["git", "init", "-q"], check=True)
     path = machine.write(SPEC)

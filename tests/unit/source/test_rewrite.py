@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,21 @@ def test_a_file_keeps_its_mode_and_its_owner(spec: Path) -> None:
     assert spec.read_bytes() == b"new"
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o664, *owner)
     assert [*spec.parent.iterdir()] == [spec]
+
+
+def test_a_file_keeps_its_access_list_and_its_attributes(spec: Path) -> None:
+    # Version 2: owner rw-, user 1234 r--, group ---, mask r--, others ---.
+    entries = [(0x01, 6, -1), (0x02, 4, 1234), (0x04, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]
+    access = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(spec, "system.posix_acl_access", access)
+        os.setxattr(spec, "user.note", b"mine")
+    except OSError as error:
+        pytest.skip(f"the filesystem keeps none: {error}")
+    before = {name: os.getxattr(spec, name) for name in os.listxattr(spec)}
+    rewrite(read(spec), b"new")
+    assert {name: os.getxattr(spec, name) for name in os.listxattr(spec)} == before
+    assert spec.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_link_stays_a_link_and_its_target_is_written(spec: Path, tmp_path: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from reconciler.model.resources import Container
 from reconciler.oci.digest import Digest
+from reconciler.spec.edit import edited
 from reconciler.spec.load import load_specs
 from reconciler.spec.pulls import PullText, obstacles, pull_texts, repinned
 from reconciler.spec.stacks import Document
@@ -129,3 +133,61 @@ images:
     )
     assert refusals(found, a="new", b="new") == {}
     assert set(refusals(found, a="new", b="newer")) == {"images.a.pull", "images.b.pull"}
+
+
+# The law
+
+NAMES = ("a", "b", "c", "d")
+
+
+@st.composite
+def shared(draw: st.DrawFn) -> str:
+    """A spec whose references are shared in odd ways, with each other and with what is none."""
+    lines, anchors = [], list[str]()
+
+    def value(name: str) -> str:
+        if anchors and draw(st.booleans()):
+            return f"*{draw(st.sampled_from(anchors))}"
+        anchors.append(f"r{name}")
+        return f"&r{name} '{draw(st.sampled_from([PIN, 'r.example/app', PIN.replace(':1@', '@')]))}'"
+
+    if draw(st.booleans()):
+        lines.append(f"x-ref: {value('x')}")
+    lines.append("images:")
+    for name in NAMES:
+        form = draw(
+            st.sampled_from(["{name}: {text}", "{name}: {{pull: {text}}}", "{name}: &m{name} {{pull: {text}}}"])
+        )
+        lines.append("  " + form.format(name=name, text=value(name)))
+    merged = [line.partition("&m")[2][0] for line in lines if "&m" in line]
+    if merged:
+        lines += [f"  e: {{<<: *m{draw(st.sampled_from(merged))}, pull_policy: always}}"]
+    lines.append("containers:")
+    for name in NAMES[:2]:
+        image, variable = value(f"{name}1"), f"IMAGE: {value(f'{name}2')}" if draw(st.booleans()) else ""
+        lines.append(f"  {name}: {{image: {image}, environment: {{{variable}}}}}")
+    return HEAD + "\n".join(lines)
+
+
+@given(shared(), st.data())
+def test_law_what_can_be_changed_changes_nothing_else(tmp_path_factory, spec: str, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("law") / "a.yaml"
+
+    def read(content: bytes) -> tuple[list[PullText], dict[str, object]]:
+        path.write_bytes(content)
+        documents: list[Document] = []
+        desired = load_specs([str(path)], documents=documents)
+        others = {str(a): item.environment for a, item in desired.resources.items() if isinstance(item, Container)}
+        return pull_texts(documents, desired), others
+
+    texts, others = read(spec.encode())
+    wanted = {
+        text: data.draw(st.sampled_from([text.text, f"r.example/app:2@{TWO}", f"r.example/app:3@{TWO}"]))
+        for text in texts
+        if text.moves
+    }
+    refused = obstacles(wanted)
+    possible = {text: new for text, new in wanted.items() if text not in refused}
+    now, others_now = read(edited("a.yaml", spec.encode(), {text.node: new for text, new in possible.items()}))
+    assert [text.text for text in now] == [possible.get(text, text.text) for text in texts]
+    assert others_now == others
