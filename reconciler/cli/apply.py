@@ -100,6 +100,7 @@ def _apply(
         context.stdout.flush()
     if plan.empty and (plan.errored or not desired.resources or is_recorded(engine, desired, observed)):
         keep(observed)
+        engine.keep_health(context.lock_timeout)
         _print_report(context, options, None, plan)
         return 1 if plan.errored else 0
     if not plan.empty and saved is None and not options.yes and not _agreed(context, options, plan):

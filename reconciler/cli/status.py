@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.context import Context
+from reconciler.cli.mirror_states import MirrorState, mirror_states
 from reconciler.cli.table import ago, span, table
 from reconciler.model.observed import (
     Interest,
     Observed,
     ObservedContainer,
+    ObservedFact,
     ObservedImage,
     ObservedNetwork,
     ObservedSync,
@@ -36,11 +38,13 @@ def run(context: Context, options: argparse.Namespace) -> int:
         observed = engine.observe(Interest())
         generations = list(engine.generations())
         ports = engine.view().wiring.published_by_container()
+        mirrors = list(mirror_states(observed, engine.view().state.mirror_health.all()))
         daemon = read_status(engine.run_directory)
     if options.output == "json":
-        context.print(json.dumps(_document(context, observed, generations, ports, daemon), indent=2, default=str))
+        document = _document(context, observed, generations, ports, mirrors, daemon)
+        context.print(json.dumps(document, indent=2, default=str))
         return 0
-    for line in _text(context, observed, generations, ports, daemon):
+    for line in _text(context, observed, generations, ports, mirrors, daemon):
         context.print(line)
     return 0
 
@@ -50,6 +54,7 @@ def _text(
     observed: Observed,
     generations: list[Generation],
     ports: dict[str, list[PortMapping]],
+    mirrors: list[MirrorState],
     daemon: DaemonStatus | None,
 ) -> Iterator[str]:
     last = generations[-1] if generations else None
@@ -64,6 +69,10 @@ def _text(
         ]
         yield ""
         yield table(("CONTAINER", "STATUS", "IMAGE", "PORTS"), rows)
+    if mirrors:
+        yield ""
+        servers = [(item.registry, item.url, item.text(observed.now)) for item in mirrors]
+        yield table(("MIRROR OF", "SERVER", "STATE"), servers)
     others = list(_others(observed))
     if others:
         yield ""
@@ -122,8 +131,15 @@ def _others(observed: Observed) -> Iterator[tuple[str, str]]:
             yield str(address), "; ".join(drift.actual for drift in item.drift) or "up"
         elif isinstance(item, ObservedSync):
             yield str(address), _sync(item, observed.now)
-        elif not isinstance(item, ObservedContainer):
-            yield str(address), "recorded"
+        elif isinstance(item, ObservedFact):
+            yield str(address), _fact(item)
+
+
+def _fact(fact: ObservedFact) -> str:
+    """``recorded``; for what a file of the host says, with that file."""
+    if not (file := fact.form.get("from_file")):
+        return "recorded"
+    return f"blocked by {file}" if fact.form.get("blocked") else f"recorded from {file}"
 
 
 def _sync(sync: ObservedSync, now: float) -> str:
@@ -147,6 +163,7 @@ def _document(
     observed: Observed,
     generations: list[Generation],
     ports: dict[str, list[PortMapping]],
+    mirrors: list[MirrorState],
     daemon: DaemonStatus | None,
 ) -> dict[str, Any]:
     containers = [
@@ -185,6 +202,7 @@ def _document(
             for address, item in sorted(observed.resources.items())
             if isinstance(item, ObservedSync)
         ],
+        "mirrors": [item.document(observed.now) for item in mirrors],
         "resources": [{"address": address, "state": state} for address, state in _others(observed)],
         "daemon": dataclasses.asdict(daemon) if daemon else None,
     }

@@ -18,7 +18,12 @@ from reconciler.oci.document import check_keys, labels_field, read_object, text_
 from reconciler.oci.platform import Platform
 from reconciler.value import dataclass
 
-MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+DEFAULT_MANIFEST_BYTES = 4 * 1024 * 1024
+"""What is taken from outside, unless the owner of a host allows more or less."""
+
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+"""What is read at all: nobody can allow more, and what was taken once can always be read again."""
+
 _KEYS = frozenset(
     {"schemaVersion", "mediaType", "config", "layers", "manifests", "annotations", "subject", "artifactType"}
 )

@@ -63,6 +63,7 @@ class Draft:
     - ``unsupported`` are the plan errors for fields that cannot be honoured, all of them.
     - ``recreated`` are the networks that are made anew.
     - ``fetched`` are the blobs that are on disk, or that an image planned before brings there.
+    - ``told`` is what was noted when images were resolved, and of which: a mirror that is down is down for all.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Draft:
         self.waiting: set[Address] = set()
         self.retry_at: float | None = None
         self.notes: list[str] = list(desired.notes)
+        self.told: dict[str, list[Address]] = {}
         self.digests: dict[Address, Digest | None] = {}
         self.forms: dict[Address, Form] = {}
         self.ready: dict[Address, str] = {}
@@ -97,6 +99,14 @@ class Draft:
         self.early: set[str] = set()
         self.recreated: set[Address] = set()
         self.fetched: set[Digest] = set(observed.blobs)
+
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes of the plan, each once."""
+        told = []
+        for note, addresses in self.told.items():
+            others = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
+            told.append(f"{min(addresses)}{others}: {note}")
+        return tuple(sorted([*self.notes, *told]))
 
     def current(self, address: Address, kind: type[R]) -> R | None:
         """What was observed under the address, if it is of that kind."""

@@ -45,7 +45,7 @@ def _plan_pull(draft: Draft, address: Address, image: Image, pull: Pull) -> None
         )
         return
     if pin.note:
-        draft.notes.append(f"{address}: {pin.note}")
+        draft.told.setdefault(pin.note, []).append(address)
     if pin.tag:
         pull = replace(pull, reference=pull.reference.with_tag(pin.tag), track=None)
         image = Image(pull)

@@ -87,7 +87,7 @@ def plan(
         blocked=_all_blocked(draft),
         waiting=frozenset(draft.waiting),
         retry_at=draft.retry_at,
-        notes=tuple(sorted(draft.notes)),
+        notes=draft.all_notes(),
         summary=_summary(draft.changes.values()),
     )
 

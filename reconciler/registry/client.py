@@ -19,6 +19,7 @@ from reconciler.clock import Clock
 from reconciler.errors import InvalidError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
+from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES
 from reconciler.oci.reference import Reference
 from reconciler.registry.blob_upload import Opener, Outcome
 from reconciler.registry.catalog import Catalog
@@ -56,6 +57,7 @@ class RegistryClient:
     ``note`` hears, from any thread, one sentence for each server passed over and each wait that a server asked for.
     ``chunk_size`` makes pushes send blobs in chunks of that many bytes, for servers that limit a request's size; None
     sends each in one request. Of a server that counts requests for manifests, ``quota_floor`` are left unused.
+    ``health`` is what is known of servers, which clients may share. ``manifest_limit`` bounds manifests, in bytes.
     """
 
     def __init__(
@@ -70,16 +72,18 @@ class RegistryClient:
         retry: RetryPolicy | None = None,
         chunk_size: int | None = None,
         quota_floor: int = 0,
+        health: Health | None = None,
+        manifest_limit: int = DEFAULT_MANIFEST_BYTES,
     ) -> None:
         self._transport = Transport(
             hosts, clock=clock, proxies=proxies or Proxies(), user_agent=user_agent, timeouts=timeouts or Timeouts()
         )
         self._hosts = hosts
         self._chunk_size = chunk_size
-        self._health = Health(clock)
+        self._health = health or Health(clock)
         self._session = Session(self._transport, hosts, clock, self._health, quota_floor)
         self._patience = Patience(self._health, retry or RetryPolicy(), note)
-        self._resolver = Resolver(self._session, hosts, self._patience)
+        self._resolver = Resolver(self._session, hosts, self._patience, manifest_limit)
         self._catalog = Catalog(self._session, hosts, self._patience)
         self._downloader = Downloader(self._session, hosts, self._patience)
 
@@ -103,23 +107,26 @@ class RegistryClient:
         """What servers last said of how often they may still be asked, by name; what is out of date is left out."""
         return self._session.quotas()
 
-    def resolve(self, reference: Reference, known: Callable[[Digest], bool] = _every) -> Resolved:
+    def resolve(
+        self, reference: Reference, known: Callable[[Digest], bool] = _every, *, quiet: bool = False
+    ) -> Resolved:
         """What ``reference`` points at now.
 
         A tag is translated by the origin while it answers, else by its mirrors in order; mirrors declared ``resolve:
         first`` come before the origin. It costs one HEAD, and a GET only when ``known`` says that the digest is not
         at hand: then ``data`` holds the manifest, fetched as ``manifest`` does. A reference with a digest is fetched.
+        With ``quiet`` the servers passed over are in the result's notes alone, for a caller that tells them.
 
         Raises ``NotFoundError`` when the origin says that it does not exist (absent), ``RegistryError`` or a
         subclass, ``IntegrityError`` or ``InvalidError`` when no server gave a usable answer (unknown); the text then
         lists what each said.
         """
-        return self._resolver.resolve(reference, known)
+        return self._resolver.resolve(reference, known, quiet=quiet)
 
     def manifest(self, reference: Reference) -> bytes:
         """The manifest or index with the digest of ``reference``: from the mirrors in order, then the origin.
 
-        Its digest is verified, it has at most ``MAX_MANIFEST_BYTES``, and ``parse_manifest`` has accepted it under the
+        Its digest is verified, it has at most ``manifest_limit`` bytes, and ``parse_manifest`` accepted it under the
         Content-Type it came with. Raises as ``resolve``.
         """
         return self._resolver.manifest(reference)

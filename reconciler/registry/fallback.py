@@ -42,14 +42,19 @@ class Patience:
         self._note = note
 
     def first_answer(
-        self, what: str, endpoints: Sequence[Endpoint], question: Callable[[Endpoint, Turn], T]
+        self,
+        what: str,
+        endpoints: Sequence[Endpoint],
+        question: Callable[[Endpoint, Turn], T],
+        *,
+        quiet: bool = False,
     ) -> Answer[T]:
         """The first answer to ``question``, which gets a server and what asking it is worth.
 
         Mirrors change how fast an answer comes, never which: one that failed a moment ago comes last, the origin is
         asked twice before anybody answers in its place, and when all have failed it is asked as often as it would be
-        without them. The notes say what did not go as it should. Raises the combined failures of all, ``what`` being
-        what was wanted.
+        without them. The notes say what did not go as it should; unless ``quiet``, they are told at once, too. Raises
+        the combined failures of all, ``what`` being what was wanted.
         """
         failures: dict[Endpoint, ReconcilerError] = {}
         notes = [
@@ -61,7 +66,8 @@ class Patience:
         for endpoint, turn in self._turns(endpoints, failures):
             if passed is not None:
                 notes.append(f"passing over {passed.name}: {failures[passed]}")
-                self._note(notes[-1])
+                if not quiet:
+                    self._note(notes[-1])
             passed = endpoint
             try:
                 value = question(endpoint, turn)

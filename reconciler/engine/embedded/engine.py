@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from reconciler.engine.embedded.host import read_host_settings
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.registries import Surroundings
 from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer, was_cut_off
+from reconciler.errors import LockedError
 from reconciler.linux import durable
 from reconciler.linux.lock import DirectoryLock
 from reconciler.model.address import Address
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from reconciler.model.resources import Pull, Sync
     from reconciler.registry.client import RegistryClient
     from reconciler.registry.copier import Copier
+    from reconciler.registry.health import Health
 
 _FOREVER = 10 * 365 * 86400.0
 # Blobs in flight at once. Registries limit connections of one client, and two cores inflate no more than this.
@@ -65,6 +68,7 @@ class EmbeddedEngine:
         self._copier: Copier | None = None
         self._sightings: Sightings = {}
         self._picks: dict[Address, str] = {}
+        self._health: Health | None = None
         self._turn = False
 
     def __enter__(self) -> EmbeddedEngine:
@@ -180,6 +184,7 @@ class EmbeddedEngine:
                 self._consists.clear()
                 self._fetched.clear()  # what was pulled is in the store now, and a daemon's turns have no end
                 try:
+                    self._keep_health(state)
                     if state.is_bare():
                         forget_place(state.identity)
                     else:
@@ -200,6 +205,12 @@ class EmbeddedEngine:
         return wait_for_exit(view.state, view.containers, timeout)
 
     # For the commands that are not plans
+
+    def keep_health(self, timeout: float | None) -> None:
+        """After a look without a pass: keeps how mirrors did, if that is news, unless somebody else holds the turn."""
+        if self._health is not None and self._health.has_news and self.view().state.identity.exists:
+            with contextlib.suppress(LockedError), self.turn(timeout):
+                pass
 
     def stacks(self) -> frozenset[str]:
         """Every stack that this root holds something of."""
@@ -231,6 +242,10 @@ class EmbeddedEngine:
             raise RuntimeError("writing needs the turn")
         return self._writer
 
+    def tell(self, note: str) -> None:
+        """Says to the user what did not go as it should."""
+        self._surroundings.note(note)
+
     def client(self, hosts: HostFacts | None = None, *, quota_floor: int = 0) -> RegistryClient:
         """A registry client that goes by ``hosts``, and by what was recorded for hosts not in there.
 
@@ -243,8 +258,29 @@ class EmbeddedEngine:
             facts = merged(hosts or HostFacts(), recorded_facts(self.view().state.facts.all()))
             key = (facts, quota_floor)
             if key not in self._clients:
-                self._clients[key] = make_client(facts, self._surroundings, quota_floor=quota_floor)
+                self._clients[key] = make_client(
+                    facts,
+                    self._surroundings,
+                    quota_floor=quota_floor,
+                    health=self._known_health(),
+                    manifest_limit=self.view().host.limits.manifest_bytes,
+                )
             return self._clients[key]
+
+    def _known_health(self) -> Health:
+        """What is known of servers: at first what others saw of mirrors."""
+        from reconciler.clock import SystemClock
+        from reconciler.registry.health import Health
+
+        if self._health is None:
+            self._health = Health(SystemClock(), self.view().state.mirror_health.all().values())
+        return self._health
+
+    def _keep_health(self, state: State) -> None:
+        if self._health is not None and self._health.has_news:
+            from reconciler.engine.embedded.mirror_health import keep
+
+            keep(self._health.news(), state)
 
     def _syncs(self) -> SyncPerformer:
         from reconciler.engine.embedded.syncs.copies import SyncPerformer

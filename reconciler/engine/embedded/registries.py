@@ -15,12 +15,14 @@ from reconciler.errors import AuthError
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
+from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES
 from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.port import HostFacts
     from reconciler.model.observed import ObservedFact
     from reconciler.registry.client import RegistryClient
+    from reconciler.registry.health import Health
     from reconciler.registry.hosts import Credentials, CredentialSource
     from reconciler.registry.keychain import Helpers
 
@@ -69,11 +71,18 @@ def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
 
 
 def make_client(
-    facts: HostFacts, surroundings: Surroundings, login: CredentialSource | None = None, *, quota_floor: int = 0
+    facts: HostFacts,
+    surroundings: Surroundings,
+    login: CredentialSource | None = None,
+    *,
+    quota_floor: int = 0,
+    health: Health | None = None,
+    manifest_limit: int = DEFAULT_MANIFEST_BYTES,
 ) -> RegistryClient:
     """A client that goes by ``facts``. With ``login`` it has no other credentials. The caller closes it.
 
-    Of a server that counts requests for manifests, ``quota_floor`` are left unused.
+    Of a server that counts requests for manifests, ``quota_floor`` are left unused. ``health`` is what is known of
+    servers, shared with other clients. ``manifest_limit`` bounds manifests, in bytes.
     """
     from reconciler.registry.client import RegistryClient
     from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts, TlsConfig
@@ -104,6 +113,8 @@ def make_client(
         proxies=Proxies.from_variables(surroundings.proxies),
         note=surroundings.note,
         quota_floor=quota_floor,
+        health=health,
+        manifest_limit=manifest_limit,
     )
 
 

@@ -166,6 +166,17 @@ ENGINE = Schema(
         ) WITHOUT ROWID;
         """,
         """
+        -- How mirrors did when they were last asked: `since` when they answer, or fail `failures` times in a row.
+        CREATE TABLE mirror_health (
+            url TEXT PRIMARY KEY,
+            since REAL NOT NULL,
+            failures INTEGER NOT NULL,
+            failed_at REAL,
+            next_try REAL,
+            error TEXT NOT NULL
+        ) WITHOUT ROWID;
+        """,
+        """
         -- What the images of a sync consist of, as far as the last look went into that: manifests never change.
         CREATE TABLE sync_parts (
             sync TEXT NOT NULL,

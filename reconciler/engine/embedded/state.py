@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.containers.rows import ContainerTable
 from reconciler.engine.embedded.containers.volumes import VolumeTable
+from reconciler.engine.embedded.mirror_health import MirrorHealth
 from reconciler.engine.embedded.records import Entries, Facts, Generations, Networks, Picks, Tags
 from reconciler.engine.embedded.schema import ENGINE
 from reconciler.engine.embedded.syncs.rows import SyncTable
@@ -52,6 +53,7 @@ class State:
         self.volumes = VolumeTable(database)
         self.entries = Entries(database)
         self.picks = Picks(database)
+        self.mirror_health = MirrorHealth(database)
         self.tags = Tags(database)
         self.syncs = SyncTable(database)
         self.tag_ledger = TagLedger(database)

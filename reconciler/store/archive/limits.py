@@ -1,4 +1,4 @@
-"""Bounds on what an archive may make this host do.
+"""Bounds on what images may make this host do: their layers, and their manifests.
 
 The defaults let through whatever real builders write and stop what only an attacker would. ``limits`` in ROOT/host.yaml
 changes them, for instance ``limits: {layer_bytes: 256GiB, layer_entries: 20M}``.
@@ -10,12 +10,14 @@ import re
 from dataclasses import fields
 
 from reconciler.errors import InvalidError, LimitError
+from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES, MAX_MANIFEST_BYTES
 from reconciler.value import dataclass
 
 _AMOUNT = re.compile(r"([1-9][0-9]{0,17}) ?([A-Za-z]*)", re.ASCII)
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _COUNTS = {"": 1, "K": 1000, "M": 1_000_000}
-_SIZES = frozenset({"layer_bytes", "file_bytes", "header_bytes", "compression_ratio_from"})
+_SIZES = frozenset({"layer_bytes", "file_bytes", "header_bytes", "compression_ratio_from", "manifest_bytes"})
+_MOST = {"manifest_bytes": MAX_MANIFEST_BYTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Limits:
     headers together. One extended attribute can take 64 KiB.
     ``compression_ratio``: uncompressed bytes for each compressed one. Files of zeros and logs reach a thousand for
     good reasons, so it only counts once a layer has come to more than ``compression_ratio_from`` bytes.
+    ``manifest_bytes``: a manifest or index that a registry serves. More than 64 MiB cannot be allowed.
     """
 
     layer_bytes: int = 64 << 30
@@ -39,6 +42,7 @@ class Limits:
     header_bytes: int = 1 << 20
     compression_ratio: int = 200
     compression_ratio_from: int = 4 << 30
+    manifest_bytes: int = DEFAULT_MANIFEST_BYTES
 
     def exceeded(self, name: str, what: str) -> LimitError:
         """The error for ``what`` ("the entry at byte 512 has 9 bytes"), which is beyond the limit ``name``."""
@@ -68,4 +72,7 @@ def _amount(name: str, value: object) -> int:
     if match is None or match[2] not in units:
         known = ", ".join(unit for unit in units if unit)
         raise InvalidError(f"limits: {name} is not a positive whole number", hint=f"units are {known}")
-    return int(match[1]) * units[match[2]]
+    amount = int(match[1]) * units[match[2]]
+    if amount > _MOST.get(name, amount):
+        raise InvalidError(f"limits: {name} is more than {_MOST[name]}", hint="that is the most there can be")
+    return amount

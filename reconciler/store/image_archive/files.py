@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from reconciler.errors import InvalidError
 from reconciler.linux import durable
-from reconciler.oci.manifest import MAX_MANIFEST_BYTES
+from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES
 from reconciler.store.archive.compression import decompress, detect
 from reconciler.store.archive.reader import ArchiveReader, Kind, Source
 
@@ -91,8 +91,8 @@ class ArchiveFiles:
 
     def _check_document(self, name: str, size: int) -> None:
         # Here, for finding out later would be after reading all of it.
-        if size > MAX_MANIFEST_BYTES:
-            raise InvalidError(f"{name} in the image archive has {size} bytes; {MAX_MANIFEST_BYTES} are allowed")
+        if size > DEFAULT_MANIFEST_BYTES:
+            raise InvalidError(f"{name} in the image archive has {size} bytes; {DEFAULT_MANIFEST_BYTES} are allowed")
         if self.has(name):
             raise InvalidError(f"the image archive has {name} twice", hint=_AGAIN)
 

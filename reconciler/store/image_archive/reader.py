@@ -18,7 +18,7 @@ from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.document import read_document, read_object, text_field, texts_field
-from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, is_attestation, parse_manifest
+from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES, Index, Manifest, is_attestation, parse_manifest
 from reconciler.oci.platform import Platform
 from reconciler.store.archive.compression import detect
 from reconciler.store.image_archive.files import ImageFiles, read_file
@@ -76,11 +76,11 @@ def blob_name(digest: Digest) -> str:
 
 
 def _of_layout(files: ImageFiles, platform: Platform) -> list[Candidate]:
-    header = read_object(read_file(files, LAYOUT, MAX_MANIFEST_BYTES), LAYOUT, MAX_MANIFEST_BYTES)
+    header = read_object(read_file(files, LAYOUT, DEFAULT_MANIFEST_BYTES), LAYOUT, DEFAULT_MANIFEST_BYTES)
     version = text_field(header, "imageLayoutVersion", LAYOUT)
     if version.partition(".")[0] != "1":
         raise InvalidError(f"an OCI layout of version {version[:20]!a} is not known", hint="version 1.0.0 is")
-    index = parse_manifest(read_file(files, INDEX, MAX_MANIFEST_BYTES), media.OCI_INDEX)
+    index = parse_manifest(read_file(files, INDEX, DEFAULT_MANIFEST_BYTES), media.OCI_INDEX)
     assert isinstance(index, Index)
     offered = [
         entry
@@ -119,7 +119,7 @@ def _read_layout(files: ImageFiles, entry: Descriptor, platform: Platform) -> Ar
 
 
 def _document(files: ImageFiles, descriptor: Descriptor) -> bytes:
-    data = descriptor.data or read_file(files, blob_name(descriptor.digest), MAX_MANIFEST_BYTES)
+    data = descriptor.data or read_file(files, blob_name(descriptor.digest), DEFAULT_MANIFEST_BYTES)
     if Digest.of(data) != descriptor.digest or len(data) != descriptor.size:
         raise IntegrityError(
             f"blob {descriptor.digest} in the image archive has other bytes", hint="make the archive again"
@@ -131,7 +131,8 @@ def _document(files: ImageFiles, descriptor: Descriptor) -> bytes:
 
 
 def _of_docker(files: ImageFiles) -> list[Candidate]:
-    entries = read_document(read_file(files, DOCKER_MANIFEST, MAX_MANIFEST_BYTES), DOCKER_MANIFEST, MAX_MANIFEST_BYTES)
+    data = read_file(files, DOCKER_MANIFEST, DEFAULT_MANIFEST_BYTES)
+    entries = read_document(data, DOCKER_MANIFEST, DEFAULT_MANIFEST_BYTES)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidError(f"{DOCKER_MANIFEST} of the docker-archive is not a list of objects")
     return [

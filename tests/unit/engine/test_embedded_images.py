@@ -80,7 +80,7 @@ class Unreachable:
     def __init__(self) -> None:
         self.asked = 0
 
-    def resolve(self, reference: Reference, known: object) -> None:
+    def resolve(self, reference: Reference, known: object, *, quiet: bool) -> None:
         self.asked += 1
         raise RegistryError("no route to host", attempt=f"resolve {reference}", hint="plug it in")
 

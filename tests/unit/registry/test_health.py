@@ -10,7 +10,7 @@ from reconciler.clock import ManualClock
 from reconciler.errors import AuthError, IntegrityError, NotFoundError, RegistryError
 from reconciler.oci.digest import Digest
 from reconciler.registry.failure import TemporaryError, UnreachableError
-from reconciler.registry.health import Health
+from reconciler.registry.health import EndpointHealth, Health
 from reconciler.registry.hosts import MirrorEndpoint, RegistryHosts
 from reconciler.registry.quota import Quota, read_quota
 from reconciler.testing.scripted_registry import FOREVER, Step
@@ -185,3 +185,67 @@ def test_a_quota_below_the_floor_is_still_used(harness, registry, ref):
         client.manifest(by_digest)
     with pytest.raises(RegistryError, match="1 of 15 requests are left, and 1 are to stay unused"):
         client.manifest(by_digest)
+
+
+def carried(health: Health, clock: ManualClock) -> Health:
+    """What another process makes of what this one would keep."""
+    return Health(clock, health.news())
+
+
+def test_another_process_leaves_a_failing_mirror_alone_until_its_time_is_over():
+    clock = ManualClock()
+    health = Health(clock)
+    health.failed(MIRROR, TemporaryError("503"))
+    clock.advance(10)
+    other = carried(health, clock)
+    assert other.is_resting(MIRROR)
+    assert other.shown()[0].rest(clock.now()) == 20
+    clock.advance(20)
+    assert not other.is_resting(MIRROR)
+    other.failed(MIRROR, TemporaryError("503"))
+    (shown,) = other.news()
+    assert (shown.failures, shown.since) == (2, ManualClock().now())
+    assert shown.next_try == clock.now() + timedelta(seconds=60), "it goes on where the other was"
+
+
+@pytest.mark.parametrize("jump", [-timedelta(days=400), -timedelta(seconds=1), timedelta(days=400)])
+def test_no_jump_of_the_wall_clock_lets_a_mirror_rest_for_ever(jump):
+    health = Health(ManualClock())
+    health.failed(MIRROR, TemporaryError("503"))
+    other = carried(health, ManualClock(ManualClock().now() + jump))
+    assert not other.is_resting(MIRROR)
+    assert other.shown()[0].rest(ManualClock().now() + jump) == 0
+
+
+def test_no_rest_that_was_kept_is_longer_than_the_longest():
+    now = ManualClock().now()
+    strange = EndpointHealth(MIRROR.name, "resting", now, 3, now, now + timedelta(days=9), "x")
+    clock = ManualClock()
+    health = Health(clock, [strange])
+    assert strange.rest(now) == 600
+    clock.advance(600)
+    assert not health.is_resting(MIRROR)
+
+
+def test_only_changes_of_mirrors_are_news():
+    health = Health(ManualClock())
+    health.served(ORIGIN)
+    health.failed(ORIGIN, UnreachableError("x"))
+    assert not health.has_news
+    health.served(MIRROR)
+    assert [shown.state for shown in health.news()] == ["good"]
+    for _ in range(3):
+        health.served(MIRROR)
+        health.reached(MIRROR)
+    assert (health.has_news, health.news()) == (False, ())
+    assert not Health(ManualClock(), health.shown()).has_news, "what is known is no news"
+
+
+def test_a_mirror_that_is_reached_again_is_not_shown_as_failing():
+    health = Health(ManualClock())
+    health.failed(MIRROR, UnreachableError("x"))
+    health.reached(MIRROR)
+    assert not health.is_resting(MIRROR)
+    assert (health.shown()[0].state, health.shown()[0].failures) == ("good", 0)
+    health.failed(MIRROR, TemporaryError("503"))
+    assert health.shown()[0].failures == 2, "to answer is not to serve"

@@ -7,6 +7,7 @@ import pytest
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError, RegistryError
 from reconciler.oci import media
 from reconciler.oci.digest import Digest
+from reconciler.registry.hosts import MirrorEndpoint
 from reconciler.testing.scripted_registry import Step
 
 from .conftest import CONFIG, manifest, served
@@ -80,12 +81,36 @@ def test_a_reference_with_a_digest_is_fetched(harness, registry, ref):
     assert (found.data, found.descriptor.size) == (DATA, len(DATA))
 
 
+def sized(size: int) -> bytes:
+    """A manifest of exactly so many bytes."""
+    return manifest(annotations={"x": "y" * (size - len(manifest(annotations={"x": ""})))})
+
+
 @pytest.mark.parametrize("length", [None, -1], ids=["announced", "chunked"])
-def test_p38_manifest_above_4_mib_is_refused(harness, registry, ref, length):
-    big = manifest(annotations={"x": "y" * (4 * 1024 * 1024)})
+@pytest.mark.parametrize(("limit", "more"), [({}, 4 << 20), ({"manifest_limit": 6 << 20}, 6 << 20)])
+def test_p38_a_manifest_above_the_limit_is_refused(harness, registry, ref, length, limit, more):
+    big = sized(more + 1)
     registry.on("GET ", served(big, length=length))
-    with pytest.raises(InvalidError, match="more than the 4194304"):
-        harness.client(registry).manifest(ref(f"app@{Digest.of(big)}"))
+    with pytest.raises(InvalidError, match=rf"more than manifest_bytes \({more}\) allows") as caught:
+        harness.client(registry, **limit).manifest(ref(f"app@{Digest.of(big)}"))
+    assert f"manifest_bytes: {2 * more}" in caught.value.hint
+
+
+@pytest.mark.parametrize("length", [None, -1], ids=["announced", "chunked"])
+@pytest.mark.parametrize("limit", [1000, 6 << 20])
+@pytest.mark.parametrize("below", [0, 1])
+def test_p38_a_manifest_at_or_below_the_limit_is_taken(harness, registry, ref, length, limit, below):
+    data = sized(limit - below)
+    registry.on("GET ", served(data, length=length))
+    assert harness.client(registry, manifest_limit=limit).manifest(ref(f"app@{Digest.of(data)}")) == data
+
+
+def test_p38_a_mirror_with_too_large_a_manifest_is_passed_over(harness, registry, mirror, ref):
+    mirror.on("GET ", served(sized(2000), digest=Digest.of(DATA)))
+    registry.on("GET ", served(DATA))
+    mirrors = {registry.host: (MirrorEndpoint(mirror.url),)}
+    client = harness.client(registry, mirrors=mirrors, manifest_limit=1999)
+    assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
 
 
 def test_p40_header_that_is_not_the_digest_of_the_bytes(harness, registry, ref):

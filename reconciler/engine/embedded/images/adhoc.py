@@ -54,6 +54,8 @@ def pull_image(
             raise NotFoundError(found.reason, attempt=attempt, hint=found.hint or "check the name and the tag")
         if isinstance(found, Unknown):
             raise RegistryError(found.reason, attempt=attempt, hint=found.hint)
+        if found.note and found.answered_by != "store":
+            engine.tell(found.note)
         check_movable(machinery.state, pull.reference, found.digest, pulled=True)
         pulled = machinery.images.pull(
             engine.client(hosts), pull.reference, found.digest, found.index, progress, pull.platform, workers

@@ -143,7 +143,8 @@ def stored(pull: Pull, state: State) -> Pin | None:
 
 def ask(pull: Pull, client: RegistryClient, state: State, manifests: ManifestSource) -> Pin:
     """What the registry says that the reference is now. Raises what the registry client raises."""
-    found = client.resolve(pull.reference, known=lambda digest: manifests.local(digest) is not None)
+    # What is noted is in the pin, and the plan tells it.
+    found = client.resolve(pull.reference, known=lambda digest: manifests.local(digest) is not None, quiet=True)
     digest = found.descriptor.digest
     if found.data is not None:
         manifests.fetched[digest] = found.data
