@@ -165,8 +165,9 @@ class ArchiveReader:
                 long_link = text(data)
 
     def _finish_body(self) -> None:
-        for _ in self.body():
-            pass
+        if self._rest:
+            for _ in self.body():
+                pass
         # umoci does not pad the last body, and Go reads that: only a cut inside the padding is a torn archive.
         padding = self._source.take(self._padding) if self._padding else b""
         if padding and len(padding) < self._padding:
@@ -239,27 +240,23 @@ class ArchiveReader:
         xattrs = pax.xattrs(records) if records else ()
         self._check_names(name, link, xattrs, start)
         is_device = kind in (Kind.CHARACTER, Kind.BLOCK_DEVICE)
-        return Entry(
-            name=name,
-            kind=kind,
-            mode=bits & 0o7777,
-            uid=_owner(
-                pax.count(records[b"uid"], "uid", start) if b"uid" in records else number(uid, "uid", start), start
-            ),
-            gid=_owner(
-                pax.count(records[b"gid"], "gid", start) if b"gid" in records else number(gid, "gid", start), start
-            ),
-            size=length,
-            mtime=_time(records, mtime, start),
-            link=link,
-            device=(number(major, "major", start), number(minor, "minor", start)) if is_device else (0, 0),
-            xattrs=xattrs,
-            offset=start,
-            sparse=holes,
+        return Entry(  # without the fields' names, which would take as long again
+            name,
+            kind,
+            bits & 0o7777,
+            _owner(pax.count(records[b"uid"], "uid", start) if b"uid" in records else number(uid, "uid", start), start),
+            _owner(pax.count(records[b"gid"], "gid", start) if b"gid" in records else number(gid, "gid", start), start),
+            length,
+            _time(records, mtime, start),
+            link,
+            (number(major, "major", start), number(minor, "minor", start)) if is_device else (0, 0),
+            xattrs,
+            start,
+            holes,
         )
 
     def _check_names(self, name: bytes, link: bytes, xattrs: Xattrs, start: int) -> None:
-        if not name or b"\0" in name or b"\0" in link or any(b"\0" in key for key, _ in xattrs):
+        if not name or b"\0" in name or b"\0" in link or (xattrs and any(b"\0" in key for key, _ in xattrs)):
             raise InvalidError(f"the entry at byte {start} has an empty name or one with a NUL byte")
         depth = max(name.count(b"/"), link.count(b"/"))
         if depth > self._limits.path_depth:
