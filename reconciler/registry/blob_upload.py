@@ -155,9 +155,9 @@ class Uploader:
         try:
             with self._session.exchange(self._endpoint, ask) as response:
                 received = _RECEIVED.fullmatch(response.headers.get("range", ""))
-                # "0-0" is also how a server says that it has nothing; if it has the one byte, it will answer 416.
-                offset = int(received[1]) + 1 if received is not None and received[1] != "0" else 0
-                if received is not None and offset <= descriptor.size:
+                offset = int(received[1]) + 1 if received is not None else 0
+                # "0-0" says that it has one byte, or nothing: to go on from either is wrong for the other.
+                if 1 < offset <= descriptor.size:
                     location = self._location(response) if "location" in response.headers else upload.location
                     return _Upload(location, upload.least_chunk, offset)
         except NotFoundError:

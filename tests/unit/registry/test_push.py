@@ -203,12 +203,38 @@ def test_p68_the_blob_is_there_and_only_the_answer_was_lost(harness, open_regist
 
 
 def test_p68_without_headway_it_ends(harness, open_registry, ref):
-    open_registry.on(POST, session("/up/1")).on("PUT /up/1", Step(502, times=4))
-    open_registry.on("GET /up/1", Step(204, b"", {"Range": "0-0"}, times=3)).on("DELETE /up/1", Step(204))
+    open_registry.on(POST, *(session(f"/up/{at}") for at in range(4))).on("PUT /up/", Step(502, times=4))
+    open_registry.on("GET /up/", Step(204, b"", {"Range": "0-0"}, times=3)).on("DELETE /up/", Step(204, times=4))
+    open_registry.on(HEAD, Step(404, times=3))
     with pytest.raises(RegistryError, match="502"):
         harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
-    assert open_registry.lines[-1] == "DELETE /up/1"
+    assert open_registry.lines[-1] == "DELETE /up/3"
     assert open_registry.count("PUT /v2/app/manifests") == 0
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_p68_one_byte_or_none_is_not_gone_on_from(harness, open_registry, ref, chunk):
+    """Range 0-0 is also how servers say that they have nothing (docker-registry does)."""
+    open_registry.on(POST, session("/up/1"), session("/up/2")).on(HEAD, Step(404)).on("DELETE /up/1", Step(204))
+    open_registry.on("PUT /up/1" if chunk is None else "PATCH /up/1", Step(502))
+    open_registry.on("GET /up/1", Step(204, b"", {"Range": "0-0"}))
+    open_registry.on("PATCH /up/2", session("/up/3")).on("PUT /up/", Step(201))
+    one = layer(b"x")
+    harness.client(open_registry, chunk_size=chunk).push(ref("app:1"), [(one, lambda: io.BytesIO(b"x"))], [MANIFEST])
+    assert open_registry.matching("PUT /up/" if chunk is None else "PATCH /up/")[-1].body == b"x"
+
+
+def test_p68_a_reset_in_the_middle_goes_on_after_what_the_server_has(harness, open_registry, ref):
+    def fall() -> None:
+        raise ConnectionResetError
+
+    open_registry.on(POST, session("/up/1")).on("PATCH /up/1", Step(202, before=fall))
+    open_registry.on("GET /up/1", Step(204, b"", {"Range": "0-999", "Location": "/up/2"}))
+    open_registry.on("PATCH /up/2", session("/up/3")).on("PATCH /up/3", session("/up/4"))
+    open_registry.on("PUT /up/4", Step(201))
+    harness.client(open_registry, chunk_size=2000).push(ref("app:1"), BLOBS, [MANIFEST])
+    ranges = [patch.headers["content-range"] for patch in open_registry.matching("PATCH ")]
+    assert ranges == ["0-1999", "1000-2999", "3000-4999"]
 
 
 def test_p70_two_pushers_of_one_tag(harness, registry, ref):
