@@ -66,6 +66,7 @@ class _Look:
         self._unclear: dict[str, Unknown] = {}
         self._notes: list[str] = []
         self._seen: dict[str, Digest] = {}
+        self._young: frozenset[str] = frozenset()
 
     def view(self, listed: frozenset[str], at_target: frozenset[str]) -> SyncView:
         source = self._chosen(frozenset(tag for tag in listed if companion_of(tag) is None))
@@ -85,6 +86,7 @@ class _Look:
             nested=self._nested(chosen, target) | attached.kept,
             referrers=attached.missing,
             unclear=self._unclear,
+            young=self._young,
             bytes=size,
             seen=self._seen,
             parts=self._repositories.looked_into(),
@@ -105,6 +107,7 @@ class _Look:
         self._seen |= digests
         seen, now = self._repositories.first_seen(sync.source, digests), self._repositories.now()
         found = select(digests, replace(selection, names=(), allow=(), deny=()), seen, now)
+        self._young = frozenset(found.young)
         for tag in [*found.young][:3]:
             self._notes.append(f"tag {tag} {found.why[tag]}, and is left for later")
         return {tag: digests[tag] for tag in found.chosen}
@@ -141,6 +144,7 @@ class _Look:
         kept = {item.wanted for item in chosen.values()}
         protect = self._sync.prune.protect
         protected = select(candidates, TagSelection(allow=protect), {}, 0).chosen if protect else ()
+        protected = (*protected, *(self._young & candidates))
         kept |= {found.digest for tag in protected if isinstance(found := target[tag], Known)}
         try:
             return self._repositories.nested(self._sync, kept)

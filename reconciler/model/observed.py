@@ -103,8 +103,9 @@ class SyncView:
     asked for there: of a sync that prunes, all that there are. ``nested`` are manifests that tags to keep consist of:
     asked for only where something may have to go. ``referrers`` are, by tag, the manifests that refer at the source to
     the image or a part of it, and at the target do not. ``unclear`` tells, by what was asked, what nobody could tell.
-    ``bytes`` is how much there is to copy at most, None when unknown. ``seen`` are the digests of the source's tags
-    that were looked at for their age, ``parts`` what indexes that were looked into consist of.
+    ``young`` are tags that only lack age: they are not chosen yet, and what the target has under them stays. ``bytes``
+    is how much there is to copy at most, None when unknown. ``seen`` are the digests of the source's tags that were
+    looked at for their age, ``parts`` what indexes that were looked into consist of.
     """
 
     chosen: Mapping[str, SyncTag] = field(default_factory=dict)
@@ -113,6 +114,7 @@ class SyncView:
     nested: frozenset[Digest] = frozenset()
     referrers: Mapping[str, tuple[Digest, ...]] = field(default_factory=dict)
     unclear: Mapping[str, Unknown] = field(default_factory=dict)
+    young: frozenset[str] = frozenset()
     bytes: int | None = None
     seen: Mapping[str, Digest] = field(default_factory=dict)
     parts: Mapping[Digest, tuple[Digest, ...]] = field(default_factory=dict)

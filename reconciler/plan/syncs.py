@@ -170,6 +170,7 @@ def _leaving(draft: Draft, address: Address, sync: Sync, view: SyncView) -> Mapp
     others = there.keys() - view.chosen.keys()
     protect = sync.prune.protect
     protected = set(select(others, TagSelection(allow=protect), {}, 0).chosen) if protect else set()
+    protected |= others & view.young
     kept = {item.wanted for item in view.chosen.values()} | {there[tag] for tag in protected} | view.nested
     about_kept: set[str] = set()
     while more := {tag for tag in others - about_kept if companion_of(tag) in kept}:
@@ -202,7 +203,8 @@ def _too_many(draft: Draft, sync: Sync, view: SyncView, deletes: int, total: int
         return deletes > draft.options.max_deletes
     if not view.chosen:
         return deletes > 0
-    return deletes > PRUNE_COUNT and deletes > total * sync.prune.max_delete_share
+    # A share of 0.29 of 100 is 28.999999999999996 in binary fractions, and 29 are not more than it.
+    return deletes > PRUNE_COUNT and deletes > total * sync.prune.max_delete_share + 1e-9
 
 
 def _digest(found: RemoteTag | None) -> Digest | None:

@@ -26,6 +26,7 @@ from reconciler.registry.link import next_page
 from reconciler.registry.session import Ask, Session, join
 
 MAX_PAGES = 2000
+MAX_TAGS = 1_000_000
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 _PAGE = 1000
 _NO_SUCH_API = (400, 405, 501)
@@ -56,6 +57,8 @@ class Catalog:
         if not usable:
             raise RegistryError(f"{endpoint.name}: lists what is no tag in {reference.name}: {printable(str(tag), 80)}")
         if isinstance(tag, str) and tag not in seen:
+            if len(seen) >= MAX_TAGS:
+                raise RegistryError(f"{endpoint.name}: lists more than {MAX_TAGS} tags in {reference.name}")
             seen.add(tag)
             yield tag
 

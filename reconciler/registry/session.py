@@ -181,14 +181,15 @@ class Session:
                 f"{server}: no {ask.what} there (404{words and ' ' + words})",
                 hint=f"check the name; for something private, `reconciler login {endpoint.credential_name}` first",
             )
+        if ask.method == "PUT" and "immutable" in words.lower():
+            return RegistryError(message, hint="its registry lets nobody move this tag")
         if status in (401, 403):
             return AuthError(message, hint=f"run `reconciler login {endpoint.credential_name}`, or check its rights")
         if status in _TEMPORARY:
             return TemporaryError(
                 message, retry_after=retry_after(response.headers.get("retry-after"), self._clock.now())
             )
-        immutable = ask.method == "PUT" and "immutable" in words.lower()
-        return RegistryError(message, hint="its registry lets nobody move this tag" if immutable else "")
+        return RegistryError(message)
 
     def _fetch_token(self, url: str, authorization: str | None, form: Mapping[str, str] | None) -> bytes:
         headers = {} if authorization is None else {"Authorization": authorization}

@@ -32,8 +32,8 @@ _REFUSALS = {403: "DENIED", 404: "UNSUPPORTED", 405: "UNSUPPORTED"}
 class ServedRegistry(ScriptedRegistry):
     """``deletes`` is the status of a deletion: 202 carries it out. ``immutable`` says of which tags moves are refused.
 
-    ``login`` is what ``user:password`` may do: none for those who are not in it. ``uploads`` are the sessions begun
-    and neither finished nor ended.
+    ``logins`` are by repository the only ``user:password`` that it lets in, where it is to ask for one. ``uploads``
+    are the sessions begun and neither finished nor ended.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class ServedRegistry(ScriptedRegistry):
         deletes: int = 202,
         immutable: Callable[[str], int] = lambda _tag: 0,
         mounts: bool = True,
-        login: str = "",
+        logins: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.referrers_api = referrers_api
         self.deletes = deletes
         self.immutable = immutable
         self.mounts = mounts
-        self.login = login
+        self.logins = logins or {}
         self.manifests: dict[str, dict[Digest, tuple[str, bytes]]] = {}
         self.tags: dict[str, dict[str, Digest]] = {}
         self.blobs: dict[str, dict[Digest, bytes]] = {}
@@ -130,12 +130,12 @@ class ServedRegistry(ScriptedRegistry):
     def _answer(self, asked: Asked) -> Step:
         method, _, target = asked.line.partition(" ")
         address = urlsplit(target)
-        if self.login and asked.headers.get("authorization") != _basic(self.login):
-            return _refusal(401, "UNAUTHORIZED", [("WWW-Authenticate", 'Basic realm="test"')])
         match = _PATH.fullmatch(address.path)
         if match is None:
             return Step(200)
         name, rest = match["name"], match["rest"]
+        if name in self.logins and asked.headers.get("authorization") != _basic(self.logins[name]):
+            return _refusal(401, "UNAUTHORIZED", [("WWW-Authenticate", 'Basic realm="test"')])
         query = {key: values[0] for key, values in parse_qs(address.query).items()}
         match match["what"]:
             case "manifests":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,13 +28,19 @@ class SyncWorld:
     """``source`` and ``target`` each hold a repository ``app``; ``fields`` are those of the sync between them."""
 
     def __init__(
-        self, place: Path, source: ServedRegistry | None = None, target: ServedRegistry | None = None, **fields: Any
+        self,
+        place: Path,
+        source: ServedRegistry | None = None,
+        target: ServedRegistry | None = None,
+        *,
+        auth_files: Sequence[Path] = (),
+        **fields: Any,
     ) -> None:
         self.source = source or ServedRegistry()
         self.target = target or ServedRegistry()
         self.fields = fields
         self.notes: list[str] = []
-        self.engine = EmbeddedEngine(place / "root", Surroundings(note=self.notes.append))
+        self.engine = EmbeddedEngine(place / "root", Surroundings(auth_files=auth_files, note=self.notes.append))
         self._held = ExitStack()
 
     def __enter__(self) -> Self:

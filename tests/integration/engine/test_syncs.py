@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 
 import pytest
 
-from reconciler.errors import RegistryError
+from reconciler.engine.embedded.engine import EmbeddedEngine
+from reconciler.errors import RefusedError, RegistryError
 from reconciler.model.resources import Prune
 from reconciler.model.selection import TagSelection
 from reconciler.oci import media
 from reconciler.oci.companion import referrers_tag
 from reconciler.oci.digest import Digest
+from reconciler.oci.platform import Platform
 from reconciler.testing.scripted_registry import Step
 from reconciler.testing.served_registry import ServedRegistry
 from reconciler.testing.sync_world import SyncWorld, fields, said
@@ -218,3 +223,131 @@ def test_within_one_registry_fewer_bytes_travel_than_the_plan_says(world):
     assert any("fewer bytes than it says travel where" in note for note in plan.notes)
     assert made.apply(stack).converged
     assert registry.count("GET /v2/source/blobs/") == 0
+
+
+def test_a_source_tag_that_moves_meanwhile_is_copied_as_it_was_planned_and_then_moves(world):
+    made = world()
+    before = made.source.image("app", "1.0", b"before")
+    after = made.source.image("app", "", b"after")
+    move = Step(404, before=lambda: made.source.tags["app"].update({"1.0": after}))
+    made.target.on("HEAD /v2/app/blobs/", move)
+    first = made.session(asked=True).one_pass()
+    assert [result.status for result in first.performed][-1] == "done"
+    assert made.target.tags["app"]["1.0"] == before
+    assert fields(made.plan()) == {"tags[1.0]": (before, after)}
+    assert made.apply().converged
+    assert made.target.tags["app"]["1.0"] == after
+
+
+def test_an_index_without_one_of_its_parts_is_not_copied_and_the_rest_is(world):
+    made = world()
+    amd, arm = made.source.image("app", "", b"amd"), made.source.image("app", "", b"arm")
+    made.source.index("app", "1.0", {"amd64": amd, "arm64": arm})
+    made.source.image("app", "1.1", b"good")
+    del made.source.manifests["app"][arm]
+    report = made.apply()
+    assert (report.exit_code, len(report.failures)) == (4, 1)
+    assert f"no manifest {arm} of app there (404" in str(report.failures[0].error)
+    assert made.target.tags["app"].keys() == {"1.1"}
+    assert made.target.uploads == {}
+
+
+def test_an_image_of_one_platform_is_copied_as_it_is(world):
+    made = world(platforms=(Platform("linux", "arm64"),))
+    made.source.image("app", "1.0", b"for amd64")
+    assert made.apply().converged
+    assert made.target.tags == made.source.tags
+
+
+def test_schema_1_is_told_by_its_tag(world):
+    made = world()
+    made.source.put("app", {"schemaVersion": 1, "fsLayers": [], "mediaType": media.DOCKER_SCHEMA1_SIGNED}, "old")
+    made.source.image("app", "new", b"new")
+    report = made.apply()
+    assert report.exit_code == 4
+    assert "old: Docker schema 1 manifests are unsupported" in said(report.last)
+    assert made.target.tags["app"].keys() == {"new"}
+
+
+@pytest.mark.parametrize("listed", [{"tags": None}, {"tags": []}, {}])
+def test_a_source_that_has_nothing_suddenly_deletes_nothing(world, listed):
+    made = world(tags=EVERY, prune=Prune())
+    made.source.image("app", "1.0", b"one")
+    made.target.image("app", "1.0", b"one")
+    made.source.on("GET /v2/app/tags/list", Step(200, json.dumps(listed).encode(), times=9))
+    with pytest.raises(RefusedError, match=r"would delete 1 tag of the 1 at its target: 1\.0"):
+        made.apply()
+    daemon = made.one_pass()
+    assert "would delete 1 tag" in said(daemon.plan)
+    assert made.target.tags["app"].keys() == {"1.0"}
+
+
+def test_who_protects_and_prunes_a_tag_keeps_it(world):
+    made = world(tags=TagSelection(names=("1.0",)), prune=Prune(protect=("old.*",)))
+    made.source.image("app", "1.0", b"one")
+    for tag in ("old-1", "older", "new-1"):
+        made.target.image("app", tag, tag.encode())
+    assert fields(made.plan()).keys() == {"tags[1.0]", "tags[new-1]"}
+    assert made.apply().converged
+    assert made.target.tags["app"].keys() == {"1.0", "old-1", "older"}
+
+
+@pytest.mark.parametrize("status", [400, 409, 403])
+def test_a_tag_that_its_registry_lets_nobody_move(world, status):
+    made = world(None, ServedRegistry(immutable=lambda tag: status if tag == "1.0" else 0))
+    made.source.image("app", "1.0", b"one")
+    made.apply()
+    made.source.image("app", "1.0", b"two")
+    made.source.image("app", "1.1", b"three")
+    report = made.apply()
+    assert report.exit_code == 4
+    error = report.failures[0].error
+    assert f"PUT manifest 1.0 of {made.target.host}/app: {status} TAG_IMMUTABLE" in str(error)
+    assert "lets nobody move this tag" in error.hint
+    assert made.target.tags["app"].keys() == {"1.0", "1.1"}
+    assert made.target.uploads == {}
+
+
+def test_two_hosts_keep_one_target(world, tmp_path):
+    here = world()
+    for number in range(12):
+        here.source.image("app", f"v{number}", b"shared" * 1000, f"{number}".encode())
+    with ThreadPoolExecutor(2) as pool, EmbeddedEngine(tmp_path / "other") as engine:
+        there = copy(here)
+        there.engine = engine
+        reports = list(pool.map(lambda each: each.apply(), (here, there)))
+        assert [report.converged for report in reports] == [True, True]
+        assert not here.plan().changes
+        assert not there.plan().changes
+    assert here.target.tags == here.source.tags
+
+
+def test_a_target_tag_that_somebody_deletes_meanwhile_is_no_failure(world):
+    made = world(tags=TagSelection(names=("1.0",)), prune=Prune())
+    made.source.image("app", "1.0", b"one")
+    made.target.image("app", "old", b"old")
+    session = made.session(asked=True)
+    first = made.plan()
+    del made.target.tags["app"]["old"]
+    report = session.converge(first)
+    assert report.converged
+    assert made.target.tags["app"].keys() == {"1.0"}
+
+
+def test_each_repository_of_a_host_gets_its_own_login(tmp_path):
+    registry = ServedRegistry(logins={"source": "reader:one", "app": "writer:two"}, mounts=False)
+    auth = tmp_path / "auth.json"
+    with SyncWorld(tmp_path, registry, registry, auth_files=(auth,)) as made:
+        places = {"source": "reader:one", "app": "writer:two"}
+        entries = {
+            f"{registry.host}/{name}": {"auth": base64.b64encode(login.encode()).decode()}
+            for name, login in places.items()
+        }
+        auth.write_text(json.dumps({"auths": entries}))
+        made.source.image("source", "1.0", b"layer")
+        stack = made.stack()
+        stack.resources.popitem()
+        stack.sync(f"{registry.host}/app", f"{registry.host}/source")
+        report = made.apply(stack)
+        assert report.converged, [str(failure.error) for failure in report.failures] + [said(report.last)]
+        assert registry.tags["app"] == registry.tags["source"]

@@ -65,6 +65,13 @@ def test_p73_pages_in_a_loop(harness, registry, ref):
     assert registry.count("") == 1
 
 
+def test_p73_more_tags_than_anybody_has(harness, registry, ref, monkeypatch):
+    monkeypatch.setattr(catalog, "MAX_TAGS", 3)
+    registry.on(LIST, page("a", "b", "c", "c", "d"))
+    with pytest.raises(RegistryError, match="lists more than 3 tags"):
+        list(harness.client(registry).tags(ref("app")))
+
+
 def test_p73_pages_without_end(harness, registry, ref, monkeypatch):
     monkeypatch.setattr(catalog, "MAX_PAGES", 10)
     number = itertools.count()

@@ -129,8 +129,14 @@ def note(state: State, interest: Interest, observed: Observed, pending: Collecti
             state.syncs.keep_parts(address, view.parts)
             wait = 0.0 if address in pending else sync.interval
             state.syncs.looked(address, observed.now, wait, len(view.chosen))
-        failure = (
-            view if isinstance(view, Unknown) else next(iter([*view.failed.values(), *view.unclear.values()]), None)
-        )
-        if failure is not None:
-            state.syncs.failed(address, observed.now, sync.interval, failure.reason)
+        failure = _failure(view)
+        if failure:
+            state.syncs.failed(address, observed.now, sync.interval, failure)
+
+
+def _failure(view: SyncView | Unknown) -> str:
+    """What went wrong with a look; empty when nothing did."""
+    if isinstance(view, Unknown):
+        return view.reason
+    failed = sorted({**view.failed, **view.unclear}.items())
+    return next((f"{what}: {why.reason}" for what, why in failed), "")
