@@ -129,22 +129,37 @@ class Archive:
                 link = _entry(parts, status, ())._replace(kind=Kind.HARDLINK, size=0, link=first)
                 return (archive_writer.header(link),)
         if stat.S_ISREG(status.st_mode):
-            return _file(change) if status.st_size > CHUNK else (b"".join(_file(change)),)
+            return _file(change) if status.st_size > CHUNK else (_small_file(change),)
         entry = _entry(parts, status, xattrs(change.path, parts))
         if stat.S_ISLNK(status.st_mode):
             entry = entry._replace(link=os.readlink(change.path), mode=0o777)  # noqa: PTH115 - bytes
         return (archive_writer.header(entry),)
 
 
+def _small_file(change: Change) -> bytes:
+    """A regular file of at most ``CHUNK`` bytes, as ``_file`` gives it; of those a layer may have ten thousands."""
+    before, parts = change.status, change.parts
+    size = before.st_size
+    handle = _opened(change)
+    try:
+        found = xattrs(handle, parts)
+        data = os.read(handle, size) if size else b""
+        _check_unchanged(change, handle)
+    finally:
+        os.close(handle)
+    if len(data) != size:
+        raise changed(parts)
+    name, mode = b"/".join(parts), stat.S_IMODE(before.st_mode)
+    own = archive_writer.plain_header(name, mode, before.st_uid, before.st_gid, size, before.st_mtime_ns)
+    if own is None or found:
+        own = archive_writer.header(_entry(parts, before, found))
+    return own + data + archive_writer.padding(size)
+
+
 def _file(change: Change) -> Iterator[bytes]:
     """A regular file, which must stay from its first look to its last byte what it was."""
     before, parts = change.status, change.parts
-    try:
-        handle = os.open(change.path, _FILE)
-    except OSError as error:
-        if error.errno not in _REPLACED:
-            raise
-        raise changed(parts) from None
+    handle = _opened(change)
     try:
         yield archive_writer.header(_entry(parts, before, xattrs(handle, parts)))
         rest = before.st_size
@@ -154,13 +169,26 @@ def _file(change: Change) -> Iterator[bytes]:
                 raise changed(parts)
             yield piece
             rest -= len(piece)
-        after = os.fstat(handle)
+        _check_unchanged(change, handle)
     finally:
         os.close(handle)
-    # The change time moves with content and attributes alike, and no program can set it back.
-    if (after.st_ino, after.st_size, after.st_ctime_ns) != (before.st_ino, before.st_size, before.st_ctime_ns):
-        raise changed(parts)
     yield archive_writer.padding(before.st_size)
+
+
+def _opened(change: Change) -> int:
+    try:
+        return os.open(change.path, _FILE)
+    except OSError as error:
+        if error.errno not in _REPLACED:
+            raise
+        raise changed(change.parts) from None
+
+
+def _check_unchanged(change: Change, handle: int) -> None:
+    before, after = change.status, os.fstat(handle)
+    # The change time moves with content and attributes alike, and no program can set it back.
+    if after.st_ctime_ns != before.st_ctime_ns or after.st_ino != before.st_ino or after.st_size != before.st_size:
+        raise changed(change.parts)
 
 
 def _mark(parts: PathParts) -> bytes:
