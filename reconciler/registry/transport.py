@@ -140,7 +140,7 @@ class Transport:
                     extensions=request.extensions,
                 )
             )
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), request=request)
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, method), request=request)
 
     def chunks(self, response: httpx.Response, expected: int, *, brisk: bool = False) -> Iterator[bytes]:
         """The body as it travels, never decoded, in pieces of about ``CHUNK`` bytes.
@@ -220,13 +220,21 @@ class Transport:
 class _Body(httpx.SyncByteStream):
     """The body of an answer, as the pool hands it out."""
 
-    def __init__(self, answer: httpcore.Response) -> None:
+    def __init__(self, answer: httpcore.Response, method: str) -> None:
         self._answer = answer
+        length = next((value for name, value in answer.headers if name.lower() == b"content-length"), None)
+        self._is_empty = method == "HEAD" or length == b"0"
 
     def __iter__(self) -> Iterator[bytes]:
+        self._is_empty = False
         return self._answer.iter_stream()
 
     def close(self) -> None:
+        # The connection serves the next request only if this answer was read to its end, also when there is nothing.
+        if self._is_empty:
+            with suppress(*FAILURES):
+                for _ in self:
+                    pass
         self._answer.close()
 
 

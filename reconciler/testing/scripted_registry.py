@@ -84,6 +84,7 @@ class ScriptedRegistry:
         self._guard = threading.Lock()
         self._stack = ExitStack()
         self.asked: list[Asked] = []
+        self.connections = 0
         self.unexpected: list[str] = []
         self.wants_login = False
         self.realms: set[str] = set()
@@ -190,6 +191,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     timeout = 30
     registry: ScriptedRegistry
+
+    def setup(self) -> None:
+        super().setup()
+        self.registry.connections += 1
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass

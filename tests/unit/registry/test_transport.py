@@ -142,3 +142,15 @@ def start(asked) -> int:
 
 def content_range(asked, blob: bytes) -> dict[str, str]:
     return {"Content-Range": f"bytes {start(asked)}-{len(blob) - 1}/{len(blob)}"}
+
+
+def test_one_connection_serves_one_request_after_the_other(harness, registry, ref):
+    """Also after answers without a body, of which nothing is read: a new connection may cost a TLS handshake."""
+    registry.on("HEAD ", served(manifest()), Step(404), served(manifest()))
+    registry.on("DELETE ", Step(202))
+    client = harness.client(registry)
+    found = client.tag_digest(ref("app:1"))
+    assert client.tag_digest(ref("app:2")) is None
+    assert client.tag_digest(ref("app:3")) == found
+    assert client.delete_manifest(ref(f"app@{found}"))
+    assert registry.connections == 1
