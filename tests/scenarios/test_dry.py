@@ -13,6 +13,7 @@ from reconciler.testing.registry_server import RegistryServer
 pytestmark = pytest.mark.root
 
 _SERVICE = """\
+images: {{picked: {{pull: {app}, track: {{newest: 1}}}}}}
 containers:
   web:
     image: {app}:{version}
@@ -51,6 +52,7 @@ def read_everything(host: Host, *, changes: bool) -> None:
         host.run("plan", host.specs, "-o", form, "--detailed-exitcode", code=code, under=under)
     host.run("plan", host.specs, "--out", host.place / "plan.json", under=under)
     host.run("validate", host.specs, under=under)
+    assert "1 to write" in host.run("update", host.specs, under=under).out
     host.run("status", under=under)
     host.run("status", "-o", "json", under=under)
     host.run("gc", "--plan", under=under)
