@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from reconciler.model.facts import Absent, Known, RemoteTag, Unknown
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.media import OCI_LAYER_GZIP
 from reconciler.oci.reference import Reference
+from reconciler.value import dataclass
 
 
 @dataclass(slots=True)

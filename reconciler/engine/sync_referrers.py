@@ -8,7 +8,7 @@ Either may in turn have something attached.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from reconciler.errors import InvalidError
@@ -17,6 +17,7 @@ from reconciler.model.observed import SyncTag
 from reconciler.model.resources import Sync
 from reconciler.oci.companion import MOST_DEEP, companion_of, is_referrers_tag, referrers_tag
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 _MOST = 10_000
 

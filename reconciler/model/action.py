@@ -6,7 +6,6 @@ the word shown to people; ``address`` the resource it is about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from reconciler.model.address import Address
@@ -28,6 +27,7 @@ from reconciler.model.resources import (
     Volume,
 )
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

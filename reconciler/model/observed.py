@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from reconciler.model.address import Address
@@ -11,6 +11,7 @@ from reconciler.model.canonical import Form
 from reconciler.model.facts import RemoteTag, Unknown
 from reconciler.model.resources import Sync
 from reconciler.oci.digest import Digest
+from reconciler.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

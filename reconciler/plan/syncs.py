@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from reconciler.errors import RefusedError
 from reconciler.model import canonical
@@ -20,6 +19,7 @@ from reconciler.oci.reference import Reference
 from reconciler.plan.diff import diff
 from reconciler.plan.draft import OPEN, Draft, Gate, plural
 from reconciler.plan.plan import Cost, FieldChange
+from reconciler.value import dataclass
 
 _LISTED = 5
 _UNKNOWN = "see that both registries answer, then try again"

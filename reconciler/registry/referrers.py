@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.errors import ConflictError, InvalidError
@@ -18,6 +17,7 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import Index, parse_manifest
 from reconciler.oci.reference import Reference
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient

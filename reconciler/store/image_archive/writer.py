@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.errors import IntegrityError
@@ -21,6 +20,7 @@ from reconciler.store.archive.reader import Entry, Kind
 from reconciler.store.archive.writer import END, header, padding
 from reconciler.store.held import HeldBlobs
 from reconciler.store.image_archive.reader import DOCKER_MANIFEST, FULL_NAME, INDEX, LAYOUT, REF_NAME, blob_name
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.store.content import ContentStore

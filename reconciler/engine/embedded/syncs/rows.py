@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from reconciler.engine.embedded.records import dump
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.oci.digest import Digest
 from reconciler.store.database import Database
+from reconciler.value import dataclass
 
 _FIRST_RETRY = 30.0
 _MOST_DOUBLINGS = 20
