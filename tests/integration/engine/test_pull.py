@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,13 @@ from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.registry.client import RegistryClient
 from reconciler.registry.hosts import HostConfig, MirrorEndpoint, RegistryHosts
+from reconciler.registry.transport import Timeouts
 from reconciler.store.archive.reader import Entry, Kind
 from reconciler.store.archive.writer import archive
 from reconciler.store.database import WritableDatabase
 from reconciler.store.identity import claim_identity
 from reconciler.store.layers.file_list import listing, read_file_list
+from reconciler.testing.recorded import Asked
 from reconciler.testing.scripted_registry import FOREVER, ScriptedRegistry, Step
 
 pytestmark = pytest.mark.root
@@ -80,6 +83,14 @@ class Image:
     def digest(self) -> Digest:
         return Digest.of(self.manifest)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Content-Type": media.OCI_MANIFEST, "Docker-Content-Digest": self.digest}
+
+    def asked_for(self, asked: Asked) -> bytes:
+        """The blob that a request names."""
+        return self.blobs[Digest(asked.line.partition("/blobs/")[2].partition("?")[0])]
+
     def serve(self, registry: ScriptedRegistry) -> None:
         step = Step(200, self.manifest, {"Content-Type": media.OCI_MANIFEST}, times=FOREVER)
         registry.on(f"GET /v2/app/manifests/{self.digest}", step)
@@ -87,13 +98,27 @@ class Image:
             registry.on(f"GET /v2/app/blobs/{digest}", Step(200, data, times=FOREVER))
 
 
-def pull(root: Path, run: Path, image: Image, origin: str, mirror: str = "") -> WriterState:
+def pull(
+    root: Path,
+    run: Path,
+    image: Image,
+    origin: str,
+    mirror: str = "",
+    *,
+    tag: str = "",
+    timeouts: Timeouts | None = None,
+) -> WriterState:
+    """Pulls the image by its digest; with ``tag``, that has to be what the registries say it is."""
     hosts = {host: HostConfig(host, plain_http=True) for host in (origin, mirror) if host}
     mirrors = {origin: (MirrorEndpoint(f"http://{mirror}"),)} if mirror else {}
     state = WriterState(claim_identity(root, run=run), WritableDatabase(root, SCHEMAS))
-    with ThreadPoolExecutor(3) as pool, RegistryClient(RegistryHosts(hosts, mirrors), clock=SystemClock()) as client:
+    made = RegistryClient(RegistryHosts(hosts, mirrors), clock=SystemClock(), timeouts=timeouts)
+    with ThreadPoolExecutor(3) as pool, made as client:
         images = Images(state, ManifestSource(state, {}), pool)
         reference = Reference.parse(f"{origin}/app@{image.digest}")
+        if tag:
+            found = client.resolve(Reference.parse(f"{origin}/app:{tag}"), lambda _digest: False)
+            assert (found.descriptor.digest, found.data) == (image.digest, image.manifest)
         images.pull(client, reference, image.digest, None, lambda *_: None)
     return state
 
@@ -115,6 +140,67 @@ def paths(state: WriterState) -> set[str]:
             listed |= {os.fsdecode(path) for path in listing(read_file_list(directory)) if path}
     assert listed == there
     return there
+
+
+BEHAVIOURS = ["dead", "slow", "silent", "stale", "wrong bytes", "wrong digest", "half full"]
+
+
+def misbehave(mirror: ScriptedRegistry, how: str, image: Image, done: threading.Event) -> None:
+    """Lets the mirror serve the image in a way that it should not; it stops at nothing once it is ``done``."""
+    right = Step(200, image.manifest, {"Content-Type": media.OCI_MANIFEST}, times=FOREVER)
+    other = Image.of(layer("old", 3))
+    manifests, blobs = f"GET /v2/app/manifests/{image.digest}", "GET /v2/app/blobs/"
+    match how:
+        case "slow" | "silent":
+            mirror.on(manifests, right)
+            for digest, data in image.blobs.items():
+                pauses = {"body_pause": lambda: done.wait(0.03)} if how == "slow" else {"before": lambda: done.wait(10)}
+                mirror.on(f"{blobs}{digest}", Step(200, data, times=FOREVER, **pauses))  # type: ignore[arg-type]
+        case "stale":
+            mirror.on("HEAD /v2/app/manifests/1", Step(200, other.manifest, other.headers, times=FOREVER))
+            other.serve(mirror)
+        case "wrong bytes":
+            mirror.on(manifests, right)
+            mirror.on(blobs, Step(200, lambda asked: bytes(len(image.asked_for(asked))), times=FOREVER))
+        case "wrong digest":
+            mirror.on("GET /v2/app/manifests/", Step(200, other.manifest, image.headers, times=FOREVER))
+            mirror.on(blobs, Step(200, image.asked_for, times=FOREVER))
+        case "half full":
+            mirror.on(manifests, right)
+            mirror.on(f"{blobs}{image.layers[0]}", Step(200, image.blobs[image.layers[0]], times=FOREVER))
+    mirror.on("", Step(404, times=FOREVER))
+
+
+@pytest.mark.parametrize("how", BEHAVIOURS)
+def test_p59_a_mirror_changes_how_fast_a_pull_is_and_nothing_else(root: Path, tmp_path: Path, how: str) -> None:
+    """Whatever it does: the tag is what the origin says, and the store holds the image and nothing else."""
+    image, done = Image.of(layer("a"), layer("b")), threading.Event()
+    timeouts = Timeouts(connect=2, idle=0.3, total=5, window=0.1, brisk=1 << 40)
+    with ScriptedRegistry() as origin, ScriptedRegistry() as mirror:
+        tag = Step(200, image.manifest, image.headers, times=FOREVER)
+        origin.on("HEAD /v2/app/manifests/1", tag)
+        image.serve(origin)
+        misbehave(mirror, how, image, done)
+        named = dead_host() if how == "dead" else mirror.host
+        try:
+            state = pull(root, tmp_path / "run", image, origin.host, named, tag="1", timeouts=timeouts)
+        finally:
+            done.set()
+        assert how == "dead" or mirror.asked, "it had its chance"
+        assert mirror.count("HEAD ") == 0, "whose tag it is, the origin says"
+    try:
+        assert paths(state) == {"a", "b", *(f"{name}/f{at}" for name in "ab" for at in range(20))}
+        assert [record.digest for record in state.images.list()] == [image.digest]
+        assert set(state.content.digests()) == {image.digest, *image.blobs}
+        for digest, data in image.blobs.items():
+            assert state.content.read(digest, 1 << 24) == data
+    finally:
+        state.close()
+
+
+def dead_host() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def hostile(data: bytes) -> Iterator[bytes]:
