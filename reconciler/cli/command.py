@@ -29,8 +29,41 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(left)}")
         return found, left
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """argparse's own message lists every command, in quotes and without a suggestion."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            raise UsageError(f"{self.prog} has no command {str(value)[:200]!a}", hint=_meant(self.prog, value, action))
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=" ".join(self.format_usage().split()))
+
+
+def _meant(program: str, wanted: str, known: argparse._SubParsersAction[Any]) -> str:
+    from reconciler.spec.nearest import nearest
+
+    other = _OTHER_WORDS.get(wanted, wanted)
+    if " " not in program:
+        other = next((f"{kind} {other}" for kind, verbs in _BELOW.items() if wanted in verbs), other)
+    if other != wanted and other.split()[0] in known.choices:
+        return f"write {program} {other}"
+    if wanted == "prune":
+        return "reconciler gc frees what nothing needs"
+    near = nearest(wanted, known.choices)
+    return f"did you mean {near}?" if near else f"there are: {', '.join(known.choices)}"
+
+
+# What other programs call it, and what they have without the name of its kind before it.
+_OTHER_WORDS = {
+    **dict.fromkeys(("images", "list", "ps"), "ls"),
+    **dict.fromkeys(("rmi", "remove", "delete"), "rm"),
+    "up": "apply",
+    "down": "destroy",
+}
+_BELOW = {
+    "image": ("images", "pull", "push", "tag", "save", "load", "import", "rmi"),
+    "container": ("ps", "run", "exec", "logs", "start", "stop", "kill", "rm", "commit", "wait"),
+}
 
 
 def command(module: str, function: str = "run") -> Command:

@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from reconciler.cli.context import Context
 from reconciler.cli.instructions import config_changes
@@ -22,9 +23,6 @@ from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.printable import printable
 from reconciler.store.images import Name
-
-if TYPE_CHECKING:
-    from io import BufferedReader
 
 _STDIN = "standard input"
 _ENOUGH = 4096  # a pipe may hold less at first than comes to it
@@ -99,13 +97,13 @@ def _source(file: str, use: Use) -> Iterator[BinaryIO | Path]:
             yield stream
 
 
-def _check(stream: BufferedReader, name: str, use: Use) -> None:
+def _check(stream: BinaryIO, name: str, use: Use) -> None:
     if stream.seekable():
         start = stream.tell()
         head = stream.read(HEAD)
         stream.seek(start)
     else:
-        head = stream.peek(HEAD)
+        head = stream.peek(HEAD) if isinstance(stream, BufferedReader) else b""
         if len(head) < _ENOUGH:
             return  # more may come: whoever reads it sees
     check_archive(head, name, use)

@@ -55,6 +55,8 @@ def check_archive(head: bytes, name: str, use: Use) -> None:
             raise InvalidError(f"{name} is compressed with {compression}", hint=_COMPRESS)
     if head.startswith(_ZSTD) or head[1:4] == _ZSTD_SKIPPABLE:
         return
+    if not head:
+        raise InvalidError(f"{name} is empty", hint=_HINTS[use])
     seems = _appearance(head)
     if head.startswith(_GZIP):
         try:
@@ -63,7 +65,7 @@ def check_archive(head: bytes, name: str, use: Use) -> None:
             return  # damaged: whoever reads it says where
         if len(inside) < _BLOCK and len(head) >= HEAD:
             return
-        seems = _appearance(inside)
+        seems = _appearance(inside) if inside else "an empty file"
         name = f"{name}, uncompressed,"
     if seems is not None:
         but = f": it seems to be {seems}" if seems else ""
@@ -72,8 +74,6 @@ def check_archive(head: bytes, name: str, use: Use) -> None:
 
 def _appearance(head: bytes) -> str | None:
     """What a file seems to be that begins so, empty where nobody can tell; None for a tar archive."""
-    if not head:
-        return "an empty file"
     if _is_header(head[:_BLOCK]):
         return None
     for magic, what in _KNOWN.items():

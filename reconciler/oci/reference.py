@@ -150,7 +150,8 @@ def _check_registry(text: str, registry: str) -> None:
 
 def _check_repository(text: str, repository: str) -> None:
     if repository != repository.lower():
-        raise _error(text, "the repository must be lower case", f"write {_shown(repository.lower())}")
+        lower = repository.lower() if "library/" in text else repository.lower().removeprefix("library/")
+        raise _error(text, "the repository must be lower case", f"write {_shown(lower)}")
     if _REPOSITORY.fullmatch(repository) is None:
         raise _error(
             text,

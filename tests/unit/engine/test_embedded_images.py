@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.engine.embedded.images.resolve import ManifestSource, resolve_all
 from reconciler.engine.embedded.perform import opener
 from reconciler.engine.embedded.registries import merged, recorded_facts
@@ -23,7 +24,7 @@ from reconciler.engine.embedded.upkeep.retention import (
     rules_of,
 )
 from reconciler.engine.port import Generation, GenerationEntry, HostFacts
-from reconciler.errors import ConflictError, RegistryError
+from reconciler.errors import ConflictError, NotFoundError, RegistryError
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
 from reconciler.model.desired import Pin, Resolution
@@ -96,6 +97,27 @@ def pin(state: WriterState, text: str, platform: Platform | None = None) -> Dige
 
 
 # References on this host
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        ("app:3", "there is app:1, app:2"),
+        ("app", "there is app:1, app:2"),
+        ("ap:1", "did you mean app:1?"),
+        ("debain", "did you mean debian:bookworm?"),
+        ("Debian", "did you mean debian:bookworm?"),
+        ("something/else", "list them with: reconciler image ls"),
+        ("", "list them with: reconciler image ls"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_what_may_have_been_meant(state: WriterState, wanted: str, hint: str) -> None:
+    for name in ("app:1", "app:2", "debian:bookworm"):
+        store(state, name, name=name)
+    with pytest.raises(NotFoundError) as caught:
+        find_image(state, wanted)
+    assert str(caught.value) == f"no image {wanted!r} on this host"
+    assert caught.value.hint == hint
 
 
 def test_what_is_on_disk_is_not_asked_for(state: WriterState) -> None:

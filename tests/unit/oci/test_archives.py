@@ -56,7 +56,7 @@ def test_what_may_be_an_archive_is_let_through(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "x is no tar archive: it seems to be an empty file"),
+        (b"", "x is empty"),
         (b"hello\n", "x is no tar archive: it seems to be text"),
         ("é".encode() * 256 + b"\n", "x is no tar archive: it seems to be text"),
         (("a" + "é" * 500).encode(), "x is no tar archive: it seems to be text"),  # block ends inside a character

@@ -16,6 +16,8 @@ _ENTRY = "image/"
 _FAMILIAR = "docker.io/"
 _ID_LENGTH = 64  # a name of so many hexadecimal digits would read as an id
 NO_NAME = "<none>"
+_MANY = 5
+_LIKE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,22 @@ def find_image(state: State, wanted: str) -> FoundImage:
             return FoundImage(record, name)
     record = _by_digest(state, wanted) or _by_id(state, wanted)
     if record is None:
-        raise NotFoundError(f"no image {wanted[:200]!a} on this host", hint="list them with: reconciler image ls")
+        raise NotFoundError(f"no image {wanted[:200]!a} on this host", hint=_hint(state, wanted))
     return FoundImage(record, None)
+
+
+def _hint(state: State, wanted: str) -> str:
+    """The names that may have been meant: of the same repository, or written nearly so."""
+    from difflib import get_close_matches
+
+    shown = {name.name: shown_name(name) for name in state.names.list()}
+    reference = _reference(wanted)
+    same = [text for name, text in shown.items() if reference and name.startswith(f"{reference.name}:")]
+    if same:
+        return f"there is {', '.join(same[:_MANY])}{', ...' if len(same) > _MANY else ''}"
+    spellings = {spelling: text for text in shown.values() for spelling in (text.rpartition(":")[0], text)}
+    near = get_close_matches(wanted[:200], spellings, 1, _LIKE)
+    return f"did you mean {spellings[near[0]]}?" if near else "list them with: reconciler image ls"
 
 
 def shown_name(name: Name) -> str:
