@@ -21,12 +21,15 @@ from reconciler.oci.digest import Digest
 from reconciler.testing.recorded import Asked
 from reconciler.testing.scripted_registry import ScriptedRegistry, Step
 
+STALL = 0.6
+"""Seconds that it may keep a client waiting for an answer."""
 _RANGE = re.compile(r"bytes=(\d+)-")
 
 
 class ChaoticRegistry(ScriptedRegistry):
     """Serves ``blobs``, ``manifests`` (by tag and digest) and ``/token``; ``rate`` is the share of spoiled answers.
 
+    ``hostile`` makes all else that it serves wrong; ``breaking`` is the share of its blobs that break off midway.
     ``realm`` makes it ask for a token from there, ``elsewhere`` is where it sends people for blobs now and then.
     """
 
@@ -49,6 +52,7 @@ class ChaoticRegistry(ScriptedRegistry):
         self.spoiled: list[str] = []
         self.sent = 0
         self.hostile = False
+        self.breaking = 0.0
         self._one = threading.Lock()
         self._tokens = 0
 
@@ -62,6 +66,8 @@ class ChaoticRegistry(ScriptedRegistry):
             elif self.hostile and step.status in (200, 206) and "/token" not in asked.line:
                 step = self._wrong_bytes(step)
             if "/blobs/" in asked.line and step.status in (200, 206) and isinstance(step.body, bytes):
+                if step.cut is None and self._choice.random() < self.breaking:
+                    step = self._cut(asked, step)
                 self.sent += len(step.body) if step.cut is None else min(step.cut, len(step.body))
             return step
 
@@ -111,7 +117,11 @@ class ChaoticRegistry(ScriptedRegistry):
         return replace(step, cut=self._choice.randint(0, len(step.body)), length=length)
 
     def _late(self, _asked: Asked, step: Step) -> Step:
-        return replace(step, before=lambda: threading.Event().wait(0.002))
+        """A little, or longer than anybody waits."""
+        seconds = self._choice.choice([0.002] * 19 + [STALL])
+        if seconds == STALL:
+            self.spoiled.append("time")
+        return replace(step, before=lambda: threading.Event().wait(seconds))
 
     def _not_now(self, _asked: Asked, _step: Step) -> Step:
         wait = self._choice.choice([{}, {"Retry-After": "1"}, {"Retry-After": "soon"}])
