@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -24,6 +23,7 @@ from reconciler.registry.challenge import Challenge, parse_challenges
 from reconciler.registry.echo import address
 from reconciler.registry.failure import printable
 from reconciler.registry.hosts import Credentials, Endpoint
+from reconciler.registry.turns import Turns
 from reconciler.value import dataclass
 
 DEFAULT_LIFETIME = 60.0
@@ -71,10 +71,9 @@ class Authenticator:
         self._credentials = credentials
         self._fetch_token = fetch_token
         self._clock = clock
-        self._guard = threading.Lock()
         self._schemes: dict[str, _Bearer | None] = {}
         self._tokens: dict[tuple[str, str], _Token] = {}
-        self._flights: dict[tuple[str, str], threading.Lock] = {}
+        self._flights = Turns()
         self._renewed: dict[tuple[str, str], str] = {}
 
     def tries(self, endpoint: Endpoint, scope: str) -> Tries:
@@ -144,9 +143,7 @@ class Authenticator:
     def _token(self, endpoint: Endpoint, bearer: _Bearer, scope: str, wanted: str, refused: str | None) -> str:
         """The cached token for ``scope`` unless stale or ``refused``; else one fetched for ``wanted``, once for all."""
         key = (endpoint.origin, scope)
-        with self._guard:
-            flight = self._flights.setdefault(key, threading.Lock())
-        with flight:
+        with self._flights.of(key):
             token = self._tokens.get(key)
             if token is None or token.header == refused or self._clock.monotonic() >= token.stale_at:
                 token = self._tokens[key] = self._fetch(endpoint, bearer, wanted)

@@ -34,6 +34,7 @@ from reconciler.registry.retry import RetryPolicy
 from reconciler.registry.session import Session
 from reconciler.registry.transfer import BlobStream
 from reconciler.registry.transport import Timeouts, Transport
+from reconciler.registry.turns import Turns
 from reconciler.registry.upload import Push, PushManifest, PushResult
 
 USER_AGENT = "reconciler"
@@ -86,6 +87,7 @@ class RegistryClient:
         self._resolver = Resolver(self._session, hosts, self._patience, manifest_limit)
         self._catalog = Catalog(self._session, hosts, self._patience)
         self._downloader = Downloader(self._session, hosts, self._patience)
+        self._pushing = Turns()
 
     def __enter__(self) -> Self:
         return self
@@ -253,6 +255,7 @@ class RegistryClient:
             self._patience,
             self._hosts.origin(reference.registry),
             reference,
+            turns=self._pushing,
             mount_from=mount_from,
             chunk_size=self._chunk_size,
             progress=progress,

@@ -34,7 +34,8 @@ class Ask:
     """A request: ``what`` it is about in messages ("blob 0123456789ab"), where, how, and what answers are wanted.
 
     ``content`` that is an iterable is consumed by the first exchange; it is sent again only when it is bytes.
-    ``counted`` says that servers with a quota count it.
+    ``counted`` says that servers with a quota count it. ``passing`` are error codes of the server (distribution-spec,
+    "Error Codes") after which asking again may help, besides the statuses that say so.
     """
 
     what: str
@@ -45,6 +46,7 @@ class Ask:
     content: bytes | Iterable[bytes] | None = None
     statuses: Collection[int] = (200,)
     counted: bool = False
+    passing: tuple[str, ...] = ()
 
     @property
     def replayable(self) -> bool:
@@ -185,7 +187,7 @@ class Session:
             return RegistryError(message, hint="its registry lets nobody move this tag")
         if status in (401, 403):
             return AuthError(message, hint=f"run `reconciler login {endpoint.credential_name}`, or check its rights")
-        if status in _TEMPORARY:
+        if status in _TEMPORARY or words.startswith(ask.passing):
             return TemporaryError(
                 message, retry_after=retry_after(response.headers.get("retry-after"), self._clock.now())
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,11 @@ from reconciler.registry.failure import printable
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint
 from reconciler.registry.session import Ask, Session
+from reconciler.registry.turns import Turns
+
+_BEING_WRITTEN = ("DIGEST_INVALID",)
+"""What distribution's file system driver says of a blob whose link another push is writing at the same moment: it reads
+an empty digest. Ours was computed from the bytes we send, so it can mean nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,10 @@ class PushResult:
 
 
 class Push:
-    """One push to one repository of an origin. Mirrors are never written to."""
+    """One push to one repository of an origin. Mirrors are never written to.
+
+    ``turns`` are those of all pushes of a client: what two of them have in common goes up once, and never at once.
+    """
 
     def __init__(
         self,
@@ -46,6 +55,7 @@ class Push:
         endpoint: Endpoint,
         reference: Reference,
         *,
+        turns: Turns,
         mount_from: Reference | None,
         chunk_size: int | None,
         progress: Callable[[int], None],
@@ -54,6 +64,7 @@ class Push:
         self._patience = patience
         self._endpoint = endpoint
         self._reference = reference
+        self._turns = turns
         same_registry = mount_from is not None and mount_from.registry == reference.registry
         self._uploader = Uploader(
             session,
@@ -87,7 +98,11 @@ class Push:
 
     def blob(self, descriptor: Descriptor, opener: Opener) -> Outcome:
         """Makes one blob exist in the repository."""
-        return self._uploader.blob(descriptor, opener)
+        with self._turn(descriptor.digest):
+            return self._uploader.blob(descriptor, opener)
+
+    def _turn(self, digest: Digest) -> AbstractContextManager[None]:
+        return self._turns.of((self._endpoint.origin, self._reference.repository, digest))
 
     def _manifest(self, manifest: PushManifest, name: str) -> None:
         ask = Ask(
@@ -98,9 +113,11 @@ class Push:
             headers={"Content-Type": manifest.media_type},
             content=manifest.data,
             statuses=(201, 202),
+            passing=_BEING_WRITTEN,
         )
         attempts = self._patience.attempts(self._endpoint)
-        stored = self._patience.retry(attempts, partial(self._put, ask)) or manifest.digest
+        with self._turn(manifest.digest):
+            stored = self._patience.retry(attempts, partial(self._put, ask)) or manifest.digest
         if stored != manifest.digest:
             raise IntegrityError(
                 f"{self._endpoint.name}: stored manifest {name} as {printable(stored)}, not as {manifest.digest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -314,6 +315,33 @@ def test_a_registry_that_stores_something_else(harness, registry, ref):
     registry.on("PUT ", Step(201, b"", {"Docker-Content-Digest": Digest.of(b"other")}))
     with pytest.raises(IntegrityError, match="stored"):
         harness.client(registry).push(ref("app:1"), [], [MANIFEST])
+
+
+def test_p70_what_two_tags_have_in_common_goes_up_once(harness, open_registry, ref):
+    asked_again, early = threading.Event(), []
+    open_registry.on(POST, session())
+    open_registry.on(PUT, Step(201, before=lambda: early.append(asked_again.wait(0.2))))
+    open_registry.on(HEAD, Step(200, before=asked_again.set)).on("PUT /v2/app/manifests/", Step(201))
+    client = harness.client(open_registry)
+    with ThreadPoolExecutor(2) as pool:
+        pushes = [pool.submit(client.push, ref(f"app:{tag}"), BLOBS, [MANIFEST]) for tag in ("1", "2")]
+        results = [push.result() for push in pushes]
+    assert early == [False]
+    assert sorted(result.skipped for result in results) == [(), (DIGEST,)]
+
+
+def test_p70_a_manifest_refused_while_another_push_writes_its_parts_is_put_again(harness, registry, ref):
+    busy = Step(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match"}]}')
+    registry.on("PUT /v2/app/manifests/1", busy, busy, Step(201))
+    harness.client(registry).push(ref("app:1"), [], [MANIFEST])
+    assert harness.slept == [0.5, 1.0]
+
+
+def test_a_manifest_that_is_refused_for_good_is_put_once(harness, registry, ref):
+    registry.on("PUT ", Step(400, b'{"errors":[{"code":"MANIFEST_INVALID","message":"no"}]}'))
+    with pytest.raises(RegistryError, match="400 MANIFEST_INVALID: no"):
+        harness.client(registry).push(ref("app:1"), [], [MANIFEST])
+    assert registry.count("PUT ") == 1
 
 
 def test_mirrors_are_never_written_to(harness, open_registry, mirror, ref):
