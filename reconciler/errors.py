@@ -78,6 +78,10 @@ class AuthError(RegistryError):
     """A registry refused our credentials, or needs some and has none."""
 
 
+class RateLimitError(RegistryError):
+    """A registry wants fewer requests, after the waits that it asked for; or its quota is used up but for the rest."""
+
+
 class RuntimeFailure(ReconcilerError):
     """The OCI runtime could not do what was asked of a container.
 

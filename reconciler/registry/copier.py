@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reconciler.errors import IntegrityError, InvalidError, NotFoundError
+from reconciler.errors import IntegrityError, InvalidError, NotFoundError, RateLimitError
 from reconciler.oci.companion import MOST_DEEP, companion_of, is_referrers_tag, referrers_tag
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
@@ -53,7 +54,8 @@ class Copier:
     """Copies with ``client``, blobs in parallel on ``executor``, which must not be the pool that ``tag`` runs in.
 
     Safe to share between threads. While it lives, each blob and each manifest goes to a repository at most once,
-    however many tags have it. ``fetched`` keeps the manifests that were read.
+    however many tags have it, and after a ``RateLimitError`` nothing more is tried. ``fetched`` keeps the manifests
+    that were read.
     """
 
     def __init__(self, client: RegistryClient, executor: Executor, fetched: dict[Digest, bytes] | None = None) -> None:
@@ -66,6 +68,7 @@ class Copier:
         self._known_tags: dict[str, frozenset[str]] = {}
         self._companions: dict[str, Mapping[Digest, Sequence[str]]] = {}
         self._lists = ReferrerLists(client, self._read)
+        self._limited: RateLimitError | None = None
 
     def _read(self, reference: Reference) -> bytes:
         assert reference.digest is not None
@@ -93,6 +96,11 @@ class Copier:
         """
         assert source.digest is not None
         way = _Way(source, target, progress)
+        with self._heeding_limits():
+            return self._tag(way, source.digest, wanted, platforms, referrers=referrers)
+
+    def _tag(self, way: _Way, of: Digest, wanted: Digest, platforms: Collection[Platform], *, referrers: bool) -> int:
+        source, target = way.source, way.target
         whole = self._read(source)
         data = narrow(whole, platforms, attestations=referrers) if platforms else whole
         digest = Digest.of(data)
@@ -101,7 +109,7 @@ class Copier:
         if not self._client.has_manifest(target.with_digest(digest)) or isinstance(parse_manifest(data), Index):
             self._parts(data, way)
         if referrers:
-            self._attach(_subjects(data, source.digest), way)
+            self._attach(_subjects(data, of), way)
         self._put(target, data)
         return way.sent
 
@@ -118,11 +126,23 @@ class Copier:
         Otherwise as ``tag``, without the tag.
         """
         assert source.digest is not None
-        whole = self._read(source)
-        data = narrow(whole, platforms) if platforms else whole
         way = _Way(source, target, progress)
-        self._attach(_subjects(data, source.digest), way)
+        with self._heeding_limits():
+            whole = self._read(source)
+            data = narrow(whole, platforms) if platforms else whole
+            self._attach(_subjects(data, source.digest), way)
         return way.sent
+
+    @contextmanager
+    def _heeding_limits(self) -> Iterator[None]:
+        """What a server does not give now of one image, after the waits that it asked for, it will not of others."""
+        if self._limited is not None:
+            raise RateLimitError(f"not tried after {self._limited}", hint=self._limited.hint)
+        try:
+            yield
+        except RateLimitError as error:
+            self._limited = self._limited or error
+            raise
 
     def _parts(self, data: bytes, way: _Way, depth: int = 0) -> None:
         """All that a manifest names; when this returns, it may be pushed."""

@@ -9,7 +9,15 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from reconciler.errors import AuthError, IntegrityError, InvalidError, NotFoundError, ReconcilerError, RegistryError
+from reconciler.errors import (
+    AuthError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+    RateLimitError,
+    ReconcilerError,
+    RegistryError,
+)
 from reconciler.printable import printable as escaped
 from reconciler.registry.echo import without
 from reconciler.registry.hosts import Endpoint
@@ -28,6 +36,14 @@ class TemporaryError(RegistryError):
     def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+
+
+class LimitedError(TemporaryError, RateLimitError):
+    """It wants to be asked later, because it was asked so often. ``server`` is its name."""
+
+    def __init__(self, message: str, *, server: str, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
+        self.server = server
 
 
 class UnreachableError(TemporaryError):
@@ -56,7 +72,7 @@ def combine(what: str, failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> 
 def _class_of(failures: Sequence[tuple[Endpoint, ReconcilerError]]) -> type[ReconcilerError]:
     if any(endpoint.upstream is None and isinstance(error, NotFoundError) for endpoint, error in failures):
         return NotFoundError
-    for candidate in (AuthError, IntegrityError, InvalidError):
+    for candidate in (AuthError, RateLimitError, IntegrityError, InvalidError):
         if all(isinstance(error, candidate) for _, error in failures):
             return candidate
     return RegistryError

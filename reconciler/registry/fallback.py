@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -40,6 +42,8 @@ class Patience:
         self._health = health
         self._policy = policy
         self._note = note
+        self._guard = threading.Lock()
+        self._waits: Counter[str] = Counter()
 
     def first_answer(
         self,
@@ -126,5 +130,19 @@ class Patience:
         return lambda endpoint, turn: self.retry(turn.attempts, partial(question, endpoint), stand_in=turn.stand_in)
 
     def pause(self, failed: int, error: TemporaryError) -> None:
-        """Waits after the ``failed``-th failure in a row."""
-        self._policy.pause(failed, error, self._note)
+        """Waits after the ``failed``-th failure in a row. Threads that wait for the same tell it once."""
+        told: list[str] = []
+
+        def tell(text: str) -> None:
+            with self._guard:
+                self._waits[text] += 1
+                is_first = self._waits[text] == 1
+            told.append(text)
+            if is_first:
+                self._note(text)
+
+        try:
+            self._policy.pause(failed, error, tell)
+        finally:
+            with self._guard:
+                self._waits.subtract(told)

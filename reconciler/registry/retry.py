@@ -9,7 +9,7 @@ from dataclasses import field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from reconciler.registry.failure import TemporaryError
+from reconciler.registry.failure import LimitedError, TemporaryError
 from reconciler.value import dataclass
 
 
@@ -36,7 +36,8 @@ class RetryPolicy:
             self.sleep(full / 2 + full / 2 * self.jitter())
             return
         wait = min(wished, self.cap)
-        note(f"waiting {wait:.0f} s{f' of the {wished:.0f} s asked for' if wait < wished else ''}: {error}")
+        why = f"rate limit of {error.server}" if isinstance(error, LimitedError) else str(error)
+        note(f"waiting {wait:.0f} s{f' of the {wished:.0f} s asked for' if wait < wished else ''}: {why}")
         self.sleep(wait)
 
 

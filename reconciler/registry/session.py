@@ -11,10 +11,17 @@ from urllib.parse import urlencode
 import httpx
 
 from reconciler.clock import Clock, rfc3339
-from reconciler.errors import AuthError, InvalidError, NotFoundError, RegistryError
+from reconciler.errors import AuthError, InvalidError, NotFoundError, RateLimitError, RegistryError
 from reconciler.registry.auth import Authenticator
 from reconciler.registry.echo import address, secrets_of
-from reconciler.registry.failure import MAX_ERROR_BODY, TemporaryError, UnreachableError, printable, server_words
+from reconciler.registry.failure import (
+    MAX_ERROR_BODY,
+    LimitedError,
+    TemporaryError,
+    UnreachableError,
+    printable,
+    server_words,
+)
 from reconciler.registry.health import Health
 from reconciler.registry.hosts import Endpoint, RegistryHosts, authority_of, origin_of
 from reconciler.registry.quota import Quota, read_quota
@@ -115,7 +122,7 @@ class Session:
             return
         left = f"{quota.remaining} of {quota.limit}" if quota.limit else f"{quota.remaining}"
         unused = f", and {floor} are to stay unused" if floor else ""
-        raise RegistryError(
+        raise RateLimitError(
             f"{endpoint.name}: {left} requests are left{unused}", hint=f"wait until {rfc3339(quota.renewed_at)}"
         )
 
@@ -187,10 +194,11 @@ class Session:
             return RegistryError(message, hint="its registry lets nobody move this tag")
         if status in (401, 403):
             return AuthError(message, hint=f"run `reconciler login {endpoint.credential_name}`, or check its rights")
-        if status in _TEMPORARY or words.startswith(ask.passing):
-            return TemporaryError(
-                message, retry_after=retry_after(response.headers.get("retry-after"), self._clock.now())
-            )
+        if status in _TEMPORARY:
+            wish = retry_after(response.headers.get("retry-after"), self._clock.now())
+            if status == 429:
+                return LimitedError(message, server=server, retry_after=wish)
+            return TemporaryError(message, retry_after=wish)
         return RegistryError(message)
 
     def _fetch_token(self, url: str, authorization: str | None, form: Mapping[str, str] | None) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.engine.embedded.engine import EmbeddedEngine
-from reconciler.errors import RefusedError, RegistryError
+from reconciler.errors import RateLimitError, RefusedError, RegistryError
 from reconciler.model.resources import Prune
 from reconciler.model.selection import TagSelection
 from reconciler.oci import media
@@ -351,3 +351,28 @@ def test_each_repository_of_a_host_gets_its_own_login(tmp_path):
         report = made.apply(stack)
         assert report.converged, [str(failure.error) for failure in report.failures] + [said(report.last)]
         assert registry.tags["app"] == registry.tags["source"]
+
+
+def test_a_rate_limit_is_waited_for_once_and_not_by_every_tag(world):
+    made = world()
+    for number in range(40):
+        made.source.image("app", f"v{number}", b"layer")
+    busy = Step(429, headers={"Retry-After": "0"}, times=1000)
+    made.source.on("HEAD /v2/app/manifests/", busy)
+    plan = made.plan()
+    assert "rate limit: HEAD tag" in said(plan)
+    assert "(and 39 more tags)" in said(plan)
+    assert made.source.count("HEAD ") <= 2 * 8 * 4
+    assert set(made.notes) == {f"waiting 0 s: rate limit of {made.source.host}"}
+
+
+def test_a_rate_limit_at_the_target_ends_the_copies(world):
+    made = world()
+    for number in range(40):
+        made.source.image("app", f"v{number}", b"layer")
+    made.target.on("POST ", Step(429, headers={"Retry-After": "0"}, times=1000))
+    report = made.apply()
+    assert len(report.failures) == 40
+    assert all(isinstance(failure.error, RateLimitError) for failure in report.failures)
+    assert "not tried after" in str(report.failures[-1].error)
+    assert made.target.count("POST ") <= 4 * 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -9,10 +11,12 @@ import pytest
 from reconciler.clock import ManualClock
 from reconciler.errors import AuthError, IntegrityError, NotFoundError, RegistryError
 from reconciler.oci.digest import Digest
-from reconciler.registry.failure import TemporaryError, UnreachableError
+from reconciler.registry.failure import LimitedError, TemporaryError, UnreachableError
+from reconciler.registry.fallback import Patience
 from reconciler.registry.health import EndpointHealth, Health
 from reconciler.registry.hosts import MirrorEndpoint, RegistryHosts
 from reconciler.registry.quota import Quota, read_quota
+from reconciler.registry.retry import RetryPolicy
 from reconciler.testing.scripted_registry import FOREVER, Step
 
 from .conftest import MemorySink, layer, manifest, served
@@ -249,3 +253,14 @@ def test_a_mirror_that_is_reached_again_is_not_shown_as_failing():
     assert (health.shown()[0].state, health.shown()[0].failures) == ("good", 0)
     health.failed(MIRROR, TemporaryError("503"))
     assert health.shown()[0].failures == 2, "to answer is not to serve"
+
+
+def test_p26_threads_that_wait_for_the_same_tell_it_once():
+    together = threading.Barrier(8)
+    told: list[str] = []
+    patience = Patience(Health(ManualClock()), RetryPolicy(sleep=lambda _seconds: together.wait(5)), told.append)
+    limit = LimitedError("429", server="r.example.com", retry_after=7)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(2):
+            list(pool.map(lambda _: patience.pause(1, limit), range(8)))
+    assert told == ["waiting 7 s: rate limit of r.example.com"] * 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.syncs.rows import platforms_key
-from reconciler.errors import InvalidError, NotFoundError, ReconcilerError, RegistryError
+from reconciler.errors import InvalidError, NotFoundError, RateLimitError, ReconcilerError
 from reconciler.model.address import Address
 from reconciler.model.facts import Absent, Known, RemoteTag, Unknown
 from reconciler.model.observed import SyncTag
@@ -65,17 +65,17 @@ class SyncRepositories:
         return list(self._client.tags(Reference.parse(repository)))
 
     def digests(self, repository: str, tags: Collection[str]) -> Mapping[str, RemoteTag]:
-        failures: list[Unknown] = []
+        limited: list[Unknown] = []
 
         def ask(tag: str) -> RemoteTag:
-            if len(failures) >= _WORKERS:
-                return failures[-1]  # each was waited for: a server that says "not now" will say it of all
+            if limited:
+                return limited[0]  # it was waited for: what a server does not answer now of one, it will not of others
             try:
                 digest = self._client.tag_digest(Reference.parse(f"{repository}:{tag}"))
             except ReconcilerError as error:
                 answer = Unknown(error.reason, error.hint)
-                if type(error) is RegistryError:
-                    failures.append(answer)
+                if isinstance(error, RateLimitError):
+                    limited.append(answer)
                 return answer
             return Known(digest) if digest else Absent()
 
