@@ -194,7 +194,7 @@ class Session:
             return RegistryError(message, hint="its registry lets nobody move this tag")
         if status in (401, 403):
             return AuthError(message, hint=f"run `reconciler login {endpoint.credential_name}`, or check its rights")
-        if status in _TEMPORARY:
+        if status in _TEMPORARY or words.startswith(ask.passing):
             wish = retry_after(response.headers.get("retry-after"), self._clock.now())
             if status == 429:
                 return LimitedError(message, server=server, retry_after=wish)
