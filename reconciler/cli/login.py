@@ -28,7 +28,7 @@ _MAX_PASSWORD = 64 * 1024
 def run(context: Context, options: argparse.Namespace) -> int:
     """Tries the login at the registry and stores it only when that lets us in."""
     host = parse_registry(options.registry)
-    login = Credentials(options.username, _password(context, options))
+    login = Credentials(options.username or _username(context), _password(context, options))
     if not _try(context, host, login, plain_http=options.plain_http):
         context.note(f"warning: {host} asks for no login: nobody checked this one")
     path = login_file(context.environment).resolve()
@@ -87,6 +87,17 @@ def _try(context: Context, host: str, login: Credentials, *, plain_http: bool) -
     finally:
         client.close()
     return wanted
+
+
+def _username(context: Context) -> str:
+    if not context.interactive:
+        raise UsageError("there is no terminal to ask for the user name on", hint="use --username")
+    context.stderr.write("Username: ")
+    context.stderr.flush()
+    name = sys.stdin.readline().strip()
+    if not name:
+        raise InvalidError("the user name is empty", hint="type it, or give --username")
+    return name
 
 
 def _password(context: Context, options: argparse.Namespace) -> str:

@@ -117,7 +117,7 @@ def _host_commands(commands: Any) -> None:
 
     login = commands.add_parser("login", help="store credentials for a registry")
     login.add_argument("registry", metavar="HOST")
-    login.add_argument("-u", "--username", required=True)
+    login.add_argument("-u", "--username", help="asked for on a terminal when absent")
     login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     login.add_argument("--plain-http", action="store_true", help="the registry speaks plain HTTP")
     login.set_defaults(run=command("login"))

@@ -193,7 +193,11 @@ class Session:
         if ask.method == "PUT" and "immutable" in words.lower():
             return RegistryError(message, hint="its registry lets nobody move this tag")
         if status in (401, 403):
-            return AuthError(message, hint=f"run `reconciler login {endpoint.credential_name}`, or check its rights")
+            wrong = "was refused: correct it" if status == 401 else "may not do this: use another"
+            host = endpoint.credential_name
+            return AuthError(
+                message, hint=f"the login for {host} {wrong}, under `registries:` or with `reconciler login {host}`"
+            )
         if status in _TEMPORARY or words.startswith(ask.passing):
             wish = retry_after(response.headers.get("retry-after"), self._clock.now())
             if status == 429:

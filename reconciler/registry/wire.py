@@ -10,13 +10,14 @@ import ssl
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpcore
 import httpx
 
 from reconciler.clock import Clock
-from reconciler.errors import InvalidError
+from reconciler.errors import InvalidError, RegistryError
 from reconciler.registry.hosts import TlsConfig
 from reconciler.value import dataclass
 
@@ -129,7 +130,10 @@ class _Backend(httpcore.SyncBackend):
 
 
 def new_pool(kind: Kind, limit: Limit) -> httpcore.ConnectionPool:
-    """A pool for one kind of connection. Raises ``InvalidError`` for TLS files or a proxy that cannot be used."""
+    """A pool for one kind of connection.
+
+    Raises ``RegistryError`` for TLS files that cannot be used, ``InvalidError`` for such a proxy.
+    """
     context, backend = _context(kind), _Backend(limit)
     if kind.proxy is None:
         return httpcore.ConnectionPool(
@@ -163,14 +167,25 @@ def _context(kind: Kind) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not kind.encrypted:
         return context  # trusts no authority: were it ever used, verification would fail
-    try:
-        context.load_default_certs()
-        if kind.tls is not None and kind.tls.ca is not None:
+    context.load_default_certs()
+    if kind.tls is not None and kind.tls.ca is not None:
+        with _reading("CA file", kind.tls.ca):
             context.load_verify_locations(cafile=kind.tls.ca)
-        if kind.tls is not None and kind.tls.certificate is not None:
+    if kind.tls is not None and kind.tls.certificate is not None:
+        with _reading("client certificate", kind.tls.certificate, *filter(None, [kind.tls.key])):
             context.load_cert_chain(kind.tls.certificate, kind.tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidError(
-            f"cannot use the TLS files {kind.tls}: {error}", hint="give PEM files that can be read"
-        ) from None
     return context
+
+
+@contextmanager
+def _reading(what: str, *paths: Path) -> Iterator[None]:
+    """Errors that name the files: Python's name none, or call whatever is no PEM a failure of the library."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # An SSL error's number is OpenSSL's own.
+        why = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+        raise RegistryError(
+            f"cannot use the {what} {', '.join(map(str, paths))}: {why or 'no PEM as it should be'}",
+            hint="give PEM files that can be read, under `tls:` of the registry",
+        ) from None

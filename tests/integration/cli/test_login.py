@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -73,6 +74,25 @@ def test_a_wrong_password_is_refused_and_nothing_stored(host: Host, private: Reg
 
 def test_without_a_terminal_the_password_comes_from_standard_input(host: Host, private: RegistryServer) -> None:
     assert "--password-stdin" in host.run("login", private.host, "-u", "ci", code=64).err
+
+
+def test_on_a_terminal_the_user_name_is_asked_for_too(host: Host, private: RegistryServer) -> None:
+    assert "--username" in host.run("login", private.host, code=64).err
+    ours, theirs = pty.openpty()
+    command = [PROGRAM, "--root", host.root, "login", "--plain-http", private.host]
+    environment = {"PATH": os.defpath, "HOME": str(host.place), "PYTHONUTF8": "1"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        for question, answer in ((b"Username: ", b"ci"), (b"Password: ", PASSWORD.encode())):
+            while question not in shown:
+                shown += os.read(ours, 4096)
+            os.write(ours, answer + b"\n")
+        while f"Login for {private.host} stored".encode() not in shown:
+            shown += os.read(ours, 4096)
+    os.close(ours)
+    assert process.returncode == 0
+    assert PASSWORD.encode() not in shown
 
 
 KEEPER = """#!/bin/sh

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from reconciler.errors import AuthError, InvalidError, RegistryError
+from reconciler.errors import AuthError, RegistryError
 from reconciler.oci.reference import Reference
 from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint, TlsConfig
 from reconciler.testing.scripted_registry import ScriptedRegistry, Step
@@ -103,7 +104,15 @@ def test_a_mirror_with_tls_trouble_is_passed_over(harness, secure, registry, ref
     assert client.manifest(ref(f"app@{layer(DATA).digest}")) == DATA
 
 
-def test_tls_files_that_cannot_be_used(harness, secure, tmp_path):
-    hosts = {secure.host: HostConfig(secure.host, tls=TlsConfig(tmp_path / "absent.pem"))}
-    with pytest.raises(InvalidError, match=r"absent\.pem"):
-        harness.client(hosts=hosts).tag_digest(app(secure))
+def test_tls_files_that_cannot_be_used_are_named(harness, secure, certificate, tmp_path):
+    absent, other = tmp_path / "absent.pem", tmp_path / "other.pem"
+    other.write_text("no PEM")
+    for tls, said in (
+        (TlsConfig(absent), f"the CA file {absent}: No such file or directory"),
+        (TlsConfig(other), f"the CA file {other}: no PEM as it should be"),
+        (TlsConfig(None, absent, absent), f"the client certificate {absent}, {absent}: No such file or directory"),
+        (TlsConfig(None, other), f"the client certificate {other}: no PEM as it should be"),
+    ):
+        hosts = {secure.host: HostConfig(secure.host, tls=tls)}
+        with pytest.raises(RegistryError, match=f"cannot use {re.escape(said)}"):
+            harness.client(hosts=hosts).tag_digest(app(secure))
