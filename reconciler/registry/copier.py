@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError, RateLimitError
@@ -25,6 +25,7 @@ from reconciler.oci.reference import Reference
 from reconciler.registry.blob_upload import Outcome
 from reconciler.registry.referrers import ReferrerLists, tagged
 from reconciler.registry.upload import PushManifest
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.registry.client import RegistryClient
