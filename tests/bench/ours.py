@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,9 +46,7 @@ class Ours(Engine):
             remove_groups(f"reconciler-{(self._root / 'id').read_text().strip()}")
 
     def forget(self, *references: str) -> None:
-        # Every image of this root: in a cold pull there is no other.
-        if self._root.exists():
-            shutil.rmtree(self._root)
+        self.do(["sh", "-c", f"{_COMMAND} image rm --force {' '.join(references)} 2>/dev/null; true"])
 
     def pull(self, image: str) -> list[str]:
         return [_COMMAND, "--progress=quiet", "image", "pull", "--plain-http", f"{self.host}/{image}"]
