@@ -142,8 +142,10 @@ class Transport:
             )
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, method), request=request)
 
-    def chunks(self, response: httpx.Response, expected: int, *, brisk: bool = False) -> Iterator[bytes]:
-        """The body as it travels, never decoded, in pieces of about ``CHUNK`` bytes.
+    def chunks(
+        self, response: httpx.Response, expected: int, *, brisk: bool = False, size: int = CHUNK
+    ) -> Iterator[bytes]:
+        """The body as it travels, never decoded, in pieces of about ``size`` bytes.
 
         Raises ``TemporaryError`` when it breaks off or takes longer than ``expected`` bytes may, ``SlowError`` when it
         is to be ``brisk`` and is not; what came before has been yielded.
@@ -164,7 +166,7 @@ class Transport:
                 break
             failure = pace.verdict(authority_of(url), self._clock.monotonic() - asked, len(piece))
             pending += piece
-            if len(pending) >= CHUNK:
+            if len(pending) >= size:
                 yield bytes(pending)
                 pending.clear()
         if pending:
@@ -185,7 +187,7 @@ class Transport:
         """The first ``limit`` bytes of an error's body, or fewer when it breaks off."""
         body = bytearray()
         with suppress(RegistryError):
-            for chunk in self.chunks(response, 0):
+            for chunk in self.chunks(response, 0, size=limit):
                 body += chunk
                 if len(body) >= limit:
                     break

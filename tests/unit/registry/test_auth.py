@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from datetime import timedelta
+from itertools import count
+from threading import Barrier, Event
 from urllib.parse import parse_qsl
 
 import pytest
@@ -167,6 +169,16 @@ def test_p10_without_expires_in_a_token_lasts_a_minute(harness, registry, storag
     assert registry.count(HEAD) == 4, "the new token was fetched before the old one was refused"
 
 
+def test_p10_the_wall_clock_does_not_age_a_token(harness, registry, storage, ref):
+    registry.on(HEAD, wants(bearer(storage)), served(DATA, times=2))
+    storage.on("GET /token", token("one", expires_in=300))
+    client = harness.client(registry)
+    client.tag_digest(ref("app:1"))
+    harness.clock._now += timedelta(days=400)
+    client.tag_digest(ref("app:1"))
+    assert storage.count("") == 1
+
+
 def test_p11_a_token_that_expires_in_the_middle_of_a_pull(harness, registry, storage, ref):
     blob = bytes(range(256)) * 16
     registry.on(
@@ -191,6 +203,21 @@ def test_p13_a_wider_scope_is_added_to_the_front(harness, registry, storage, ref
     assert storage.lines[0].endswith("scope=repository%3Alib%2Fapp%3Apull&scope=repository%3Aapp%3Apull")
 
 
+def test_p13_a_token_that_is_too_narrow_is_widened_once(harness, registry, storage, ref):
+    """The one in hand is good, and not for this: the registry says for what it would be."""
+    wider = bearer(storage, "repository:app:pull,push")
+    registry.on(HEAD, wants(bearer(storage)), served(DATA), wants(wider), served(DATA), wants(wider, times=2))
+    storage.on("GET /token", token("narrow"), token("wide"), token("wider"))
+    client = harness.client(registry)
+    assert client.tag_digest(ref("app:1")) == client.tag_digest(ref("app:1")) is not None
+    assert "scope=repository%3Aapp%3Apull%2Cpush&scope=repository%3Aapp%3Apull" in storage.lines[1]
+    sent = [asked.headers.get("authorization") for asked in registry.asked]
+    assert sent == [None, "Bearer narrow", "Bearer narrow", "Bearer wide"]
+    with pytest.raises(AuthError, match="401"):
+        client.tag_digest(ref("app:1"))
+    assert (registry.count(HEAD), storage.count("")) == (6, 3), "one retry"
+
+
 def test_p14_403_is_not_retried_and_carries_the_servers_words(harness, registry, ref):
     body = json.dumps({"errors": [{"code": "DENIED", "message": "no \x1b[31mentry\x07\n" + "x" * 10_000}]}).encode()
     registry.on("GET ", Step(403, body))
@@ -201,16 +228,37 @@ def test_p14_403_is_not_retried_and_carries_the_servers_words(harness, registry,
     assert len(str(caught.value)) < 900
 
 
+def test_p14_of_a_403_no_more_than_64_kib_are_read(harness, registry, ref):
+    """The code stands at the beginning; the rest never comes."""
+    stuck, sent = Event(), count()
+    body = b'{"errors": [{"code": "DENIED", "message": "' + b"x" * 1_000_000
+    registry.on("GET ", Step(403, body, body_pause=lambda: stuck.wait(10) if next(sent) > 4 else None))
+    try:
+        with pytest.raises(AuthError, match=r"403 .*DENIED"):
+            harness.client(registry).manifest(ref(f"app@{layer(DATA).digest}"))
+    finally:
+        stuck.set()
+
+
 def test_p16_one_token_for_many_threads(harness, registry, storage, ref):
-    """Eight threads come with one expired token; one of them refreshes it for all."""
+    """Twenty layers come with one expired token; one of them refreshes it for all."""
+    blobs = [bytes([number]) * 100 for number in range(20)]
     registry.on(HEAD, wants(bearer(storage)), served(DATA))
-    together = Barrier(8, timeout=10)
-    registry.on(HEAD, wants(bearer(storage), times=8, before=together.wait), served(DATA, times=8))
+    together = Barrier(20, timeout=10)
+    registry.on("GET /v2/app/blobs/", wants(bearer(storage), times=20, before=together.wait))
+    for blob in blobs:
+        registry.on(f"GET /v2/app/blobs/{layer(blob).digest}", Step(200, blob))
     storage.on("GET /token", token("one", expires_in=3600), token("two", expires_in=3600))
     client = harness.client(registry)
     client.tag_digest(ref("app:1"))
-    with ThreadPoolExecutor(8) as pool:
-        assert None not in list(pool.map(lambda _: client.tag_digest(ref("app:1")), range(8)))
+
+    def fetch(blob: bytes) -> bytes:
+        sink = MemorySink()
+        client.blob(ref("app:1"), layer(blob), sink)
+        return bytes(sink.data)
+
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(fetch, blobs)) == blobs
     assert storage.count("GET /token") == 2
 
 

@@ -207,6 +207,15 @@ def test_without_referrers_nothing_refers(registries, copier):
     assert len([name for name, _ in registries.manifests if name == TARGET.name]) == 1
 
 
+def test_p55_an_artifact_is_copied_whatever_it_is_made_of(registries, copier):
+    odd = {"mediaType": "application/vnd.example.model+unheard-of", "digest": str(Digest.of(b"model")), "size": 5}
+    config = {"mediaType": "application/vnd.example.config", "digest": str(Digest.of(b"no JSON")), "size": 7}
+    digest = registries.put(manifest(config=config, layers=[odd], artifactType="application/vnd.example"), "1")
+    copy(copier, digest)
+    assert registries.tagged[str(TARGET)] == digest
+    assert {(TARGET.name, Digest.of(data)) for data in (b"model", b"no JSON")} <= registries.blobs
+
+
 def test_what_is_lost_leaves_the_tag_as_it_was(registries, copier):
     digest = registries.put(image(b"lost"))
     registries.tagged[f"{TARGET.name}:1"] = Digest.of(b"before")

@@ -17,7 +17,9 @@ from reconciler.oci import media
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.registry.download import MIN_PROGRESS
+from reconciler.registry.failure import TemporaryError
 from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint
+from reconciler.registry.retry import RetryPolicy
 from reconciler.testing.scripted_registry import Step
 
 from .conftest import MemorySink, layer
@@ -91,6 +93,15 @@ def test_p23_more_than_ten_redirects(harness, registry, ref):
     assert registry.count("") == 11
 
 
+def test_p23_ten_redirects_are_followed(harness, registry, ref):
+    registry.on(GET, Step(307, b"", {"Location": "/r1"}))
+    for hop in range(1, 10):
+        registry.on(f"GET /r{hop} ".strip(), Step(307, b"", {"Location": f"/r{hop + 1}"}))
+    registry.on("GET /r10", Step(200, BLOB))
+    assert fetch(harness, registry, ref) == BLOB
+    assert registry.count("") == 11
+
+
 @pytest.mark.parametrize("location", ["ftp://h/x", "file:///etc/passwd", "http://user:pw@127.0.0.1/x", "http://[bad/"])
 def test_p23_redirects_to_places_that_are_none(harness, registry, ref, location):
     registry.on(GET, Step(307, b"", {"Location": location}))
@@ -124,6 +135,15 @@ def test_p26_pauses_double_and_end(harness, registry, ref):
     with pytest.raises(RegistryError, match="503"):
         fetch(harness, registry, ref)
     assert harness.slept == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("jitter", "pauses"), [(0.0, [0.25, 0.5, 1.0]), (0.5, [0.375, 0.75, 1.5])])
+def test_p26_pauses_are_jittered(jitter, pauses):
+    slept: list[float] = []
+    policy = RetryPolicy(sleep=slept.append, jitter=lambda: jitter)
+    for failed in (1, 2, 3):
+        policy.pause(failed, TemporaryError("not now"), lambda _: None)
+    assert slept == pauses
 
 
 def test_p28_nobody_listens(harness, registry, ref):
