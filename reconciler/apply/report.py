@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,10 @@ Status = Literal["done", "unchanged", "failed", "blocked", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """How one step ended: ``blocked`` when a step it needs failed, ``stopped`` when the apply ended before it."""
+    """How one step ended: ``blocked`` when a step it needs failed, ``stopped`` when the apply ended before it.
+
+    ``begun`` is when, in monotonic seconds; it ran for ``seconds``.
+    """
 
     step_id: str
     address: Address
@@ -25,6 +29,47 @@ class StepResult:
     error: ReconcilerError | None = None
     blocked_by: str = ""
     seconds: float = 0.0
+    begun: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What steps that were done moved over the network, blobs only, and what they did not have to: layers that
+    were there already, and those that a registry mounted from another repository. ``pull_seconds`` is how long
+    anything was being pulled."""
+
+    pulled_bytes: int = 0
+    pushed_bytes: int = 0
+    there_layers: int = 0
+    there_bytes: int = 0
+    mounted_layers: int = 0
+    mounted_bytes: int = 0
+    pull_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, results: Iterable[StepResult]) -> Moved:
+        """The sum of what the steps moved."""
+        done = [(result, result.outcome) for result in results if result.outcome is not None]
+        outcomes = [outcome for _, outcome in done]
+        pulls = [(result.begun, result.begun + result.seconds) for result, outcome in done if outcome.bytes_pulled]
+        return cls(
+            sum(outcome.bytes_pulled for outcome in outcomes),
+            sum(outcome.bytes_pushed for outcome in outcomes),
+            sum(outcome.layers_there for outcome in outcomes),
+            sum(outcome.bytes_there for outcome in outcomes),
+            sum(outcome.layers_mounted for outcome in outcomes),
+            sum(outcome.bytes_mounted for outcome in outcomes),
+            _covered(pulls),
+        )
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How much time the spans cover together."""
+    covered, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +95,11 @@ class Report:
     @property
     def failures(self) -> tuple[StepResult, ...]:
         return tuple(result for result in self.results if result.status == "failed")
+
+    @property
+    def moved(self) -> Moved:
+        """What was moved in all."""
+        return Moved.of(self.results)
 
     @property
     def converged(self) -> bool:

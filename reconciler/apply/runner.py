@@ -132,4 +132,5 @@ class _Run:
             outcome,
             failure,
             seconds=time.monotonic() - begun,
+            begun=begun,
         )

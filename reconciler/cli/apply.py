@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -134,7 +134,7 @@ def _converge(
     from reconciler.reconcile import Session
 
     stop = threading.Event()
-    with display(context) as shown, _stopping(context, stop, received):
+    with display(context) as shown, _stopping(context, stop, received, shown.signalled):
         session = Session(
             desired,
             engine,
@@ -149,8 +149,10 @@ def _converge(
 
 
 @contextmanager
-def _stopping(context: Context, stop: threading.Event, received: list[int]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM lets what runs end and begins nothing new; the second ends the program.
+def _stopping(
+    context: Context, stop: threading.Event, received: list[int], say: Callable[[str], None]
+) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets what runs end and begins nothing new, and says so; the second ends the program.
 
     At once, as a kill would: waiting for the threads is just what the second signal is there to cut short, and what
     is on disk is made for it.
@@ -163,7 +165,7 @@ def _stopping(context: Context, stop: threading.Event, received: list[int]) -> I
             os._exit(128 + number)
         received.append(number)
         stop.set()
-        os.write(2, b"stopping: waiting for what runs; the next apply goes on from there (again to stop at once)\n")
+        say("stopping: waiting for what runs; the next apply goes on from there (again to stop at once)")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -220,15 +222,19 @@ def _print_report(context: Context, options: argparse.Namespace, report: Report 
     done = _count(len(report.applied), "step")
     if report.error is not None:
         context.note(printable(f"error: {report.error}" + (f" ({report.error.hint})" if report.error.hint else "")))
+    from reconciler.cli.report import moved_words
+
+    moved = moved_words(report.moved)
+    moved = f"; {moved}" if moved else ""
     if report.converged:
-        context.print(f"Applied: {done}{generation}.")
+        context.print(f"Applied: {done}{generation}{moved}.")
     elif report.interrupted:
-        context.print(f"Interrupted after {done}; the next apply goes on from there.")
+        context.print(f"Interrupted after {done}{moved}; the next apply goes on from there.")
     else:
         left = _count(len(report.last.changes), "change")
         blocked = _count(sum(item.error for item in report.last.blocked), "resource")
         failed = len(report.failures)
-        context.print(f"Not converged: {done} done, {failed} failed; {left} left, {blocked} blocked.")
+        context.print(f"Not converged: {done} done, {failed} failed; {left} left, {blocked} blocked{moved}.")
 
 
 def _count(number: int, what: str) -> str:

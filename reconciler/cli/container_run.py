@@ -15,7 +15,6 @@ from reconciler.cli.container_request import requested
 from reconciler.cli.context import Context
 from reconciler.engine.embedded.containers.adhoc import create_adhoc, ensure_networks
 from reconciler.engine.embedded.containers.rows import ContainerRow, find_container
-from reconciler.engine.embedded.images.adhoc import pull_image
 from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.errors import LockedError, NotFoundError, ReconcilerError, RuntimeFailure, UsageError
 from reconciler.model.address import Address
@@ -97,13 +96,15 @@ def _image(context: Context, engine: EmbeddedEngine, options: argparse.Namespace
         else:
             if platform is None or platform.runs(found.record.platform):
                 return found.record.digest
-    from reconciler.cli.image_transfer import layer_lines
+    from reconciler.cli.image_transfer import pull_by_hand
 
     reference = Reference.parse(options.image)
-    context.note(f"Pulling {reference.familiar}")
+    context.tell(f"Pulling {reference.familiar}")
     wanted = Pull(reference, "always", platform)
-    record, _ = pull_image(engine, wanted, layer_lines(context), plain_http=options.plain_http)
-    return record.digest
+    pulled, doubt = pull_by_hand(context, engine, wanted, plain_http=options.plain_http)
+    if doubt:
+        context.tell(doubt)
+    return pulled.record.digest
 
 
 def _launch(machinery: Machinery, row: ContainerRow, *, attach: bool) -> Attachment | None:

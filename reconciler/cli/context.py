@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 DEFAULT_ROOT = "/var/lib/reconciler"
 _PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+
+
+@dataclass(slots=True)
+class Voice:
+    """Who writes notes while something else has the terminal: None for the context itself."""
+
+    through: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,7 @@ class Context:
     stderr: TextIO
     lock_timeout: float | None = 10.0
     progress: str = "auto"
+    voice: Voice = field(default_factory=Voice)
 
     @property
     def color(self) -> bool:
@@ -43,8 +51,20 @@ class Context:
         self.stdout.write(text + "\n")
 
     def note(self, text: str) -> None:
-        """A line for the person at the terminal, on stderr."""
+        """A line for the person at the terminal, on stderr; an object of one line with ``--progress json``."""
+        if self.voice.through is not None:
+            self.voice.through(text)
+            return
+        if self.progress == "json":
+            import json
+
+            text = json.dumps({"event": "note", "message": text})
         self.stderr.write(text + "\n")
+
+    def tell(self, text: str) -> None:
+        """A note of how things go, which ``--progress quiet`` leaves out. May come from any thread."""
+        if self.progress != "quiet":
+            self.note(text)
 
     def engine(self) -> EmbeddedEngine:
         """The engine of this root. Opens nothing yet."""
@@ -56,7 +76,7 @@ class Context:
         """What the engine may use of the environment."""
         from reconciler.engine.embedded.registries import Surroundings
 
-        return Surroundings(self.environment, proxies(self.environment), auth_files(self.environment), self.note)
+        return Surroundings(self.environment, proxies(self.environment), auth_files(self.environment), self.tell)
 
 
 def from_process(root: str | None, lock_timeout: float | None, progress: str) -> Context:

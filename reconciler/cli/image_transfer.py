@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import threading
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from reconciler.amount import size
 from reconciler.cli.context import Context
-from reconciler.cli.table import size
+from reconciler.cli.progress import transfer
+from reconciler.cli.step_words import moved_parts
 from reconciler.engine.embedded.images.adhoc import plain_hosts, pull_image
 from reconciler.engine.embedded.images.lookup import find_image
 from reconciler.engine.port import HostFacts
-from reconciler.errors import InvalidError
+from reconciler.errors import InvalidError, RegistryError
+from reconciler.model.address import Address
 from reconciler.model.resources import Pull
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
-from reconciler.printable import printable
 
-_ENDINGS = {"done": "Pull complete", "already exists": "Already exists"}
+if TYPE_CHECKING:
+    from reconciler.engine.embedded.engine import EmbeddedEngine
+    from reconciler.engine.embedded.images.intake import Pulled
 
 
 def pull(context: Context, options: argparse.Namespace) -> int:
-    """Fetches what is not there, says so on stderr, and prints the image's digest."""
+    """Fetches what is not there, says so on stderr, and prints the image's digest.
+
+    Raises ``RegistryError`` when nobody could tell what the tag is now, also when an older image of it is stored.
+    """
     reference = Reference.parse(options.reference)
     platform = Platform.parse(options.platform) if options.platform else None
     with context.engine() as engine, engine.turn(context.lock_timeout):
-        wanted = Pull(reference, "always", platform)
-        record, fetched = pull_image(engine, wanted, layer_lines(context), plain_http=options.plain_http)
-    news = f"Downloaded newer image for {reference.familiar} ({size(fetched)})" if fetched else "Image is up to date"
-    _note(context, f"Status: {news}")
-    context.print(record.digest)
+        pulled, doubt = pull_by_hand(
+            context, engine, Pull(reference, "always", platform), plain_http=options.plain_http
+        )
+    if doubt:
+        raise RegistryError(doubt, hint="`container run` and specs go on with the image that is stored")
+    news = f"Downloaded newer image for {reference.familiar} ({size(pulled.fetched)})"
+    context.tell(f"Status: {news if pulled.fetched else 'Image is up to date'}")
+    context.print(pulled.record.digest)
     return 0
+
+
+def pull_by_hand(context: Context, engine: EmbeddedEngine, wanted: Pull, *, plain_http: bool) -> tuple[Pulled, str]:
+    """``pull_image``, seen on stderr."""
+    name = wanted.reference.familiar
+    with transfer(context, Address("image", name), f"pull {name}") as progress:
+        return pull_image(engine, wanted, progress, plain_http=plain_http)
 
 
 def push(context: Context, options: argparse.Namespace) -> int:
@@ -43,26 +59,9 @@ def push(context: Context, options: argparse.Namespace) -> int:
         record = find_image(machinery.state, options.reference).record
         hosts = plain_hosts(machinery.state, reference.registry) if options.plain_http else HostFacts()
         if record.index_digest is not None:
-            _note(context, f"pushing the manifest of {record.platform} alone, not the index it was pulled from")
-        sent = machinery.tags.push(
-            engine.client(hosts), reference, record.digest, None, lambda _bytes: None, check=False
-        )
-    _note(context, f"{reference.familiar}: {size(sent)} sent")
+            context.tell(f"pushing the manifest of {record.platform} alone, not the index it was pulled from")
+        with transfer(context, Address("tag", str(reference)), f"push {reference.familiar}") as progress:
+            sent = machinery.tags.push(engine.client(hosts), reference, record.digest, None, progress, check=False)
+    context.tell(f"{reference.familiar}: {', '.join(moved_parts(sent)) or 'nothing to send but its manifest'}")
     context.print(record.digest)
     return 0
-
-
-def layer_lines(context: Context) -> Callable[[str, str, int, int | None], None]:
-    """Hears of a pull, from several threads, and writes a line for each layer that is ready."""
-    lock = threading.Lock()
-
-    def report(item: str, state: str, _done: int, total: int | None) -> None:
-        if state in _ENDINGS and context.progress != "quiet":
-            with lock:
-                _note(context, f"{item}: {_ENDINGS[state]} ({size(total)})")
-
-    return report
-
-
-def _note(context: Context, text: str) -> None:
-    context.note(printable(text))

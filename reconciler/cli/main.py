@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code
     except ReconcilerError as error:
-        _complain(error)
+        _complain(error, context)
         return error.exit_code
     except KeyboardInterrupt:
         return SIGINT_CODE
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        _complain(HostError(f"{error.filename or 'the system'}: {error.strerror or error}", hint=_hint(error)))
+        _complain(HostError(f"{error.filename or 'the system'}: {error.strerror or error}", hint=_hint(error)), context)
         return HostError.exit_code
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -84,7 +84,12 @@ def _hint(error: OSError) -> str:
     return "run as root" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
 
 
-def _complain(error: ReconcilerError) -> None:
+def _complain(error: ReconcilerError, context: Context | None) -> None:
+    if context is not None and context.progress == "json":
+        import json
+
+        sys.stderr.write(json.dumps({"event": "error", "message": str(error), "hint": error.hint}) + "\n")
+        return
     text = printable(str(error), keep="\n")
     sys.stderr.write(f"error: {text}\n")
     if error.hint:

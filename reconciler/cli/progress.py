@@ -1,29 +1,42 @@
-"""What is seen while an apply runs: live on a terminal, plain lines elsewhere, JSON lines on request."""
+"""What is seen while an apply or a transfer runs, on stderr: live on a terminal, plain lines elsewhere, JSON lines on
+request, and nothing but failures when it is to be quiet.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reconciler.cli.context import Context
-from reconciler.cli.table import size
+from reconciler.cli.layers import MOVING, Layer
+from reconciler.cli.step_words import ending, failure
+from reconciler.engine.port import ItemProgress, progress_of
 from reconciler.printable import printable
 
 if TYPE_CHECKING:
     from reconciler.apply.report import StepResult
-    from reconciler.engine.port import ProgressEvent
+    from reconciler.engine.port import ItemState, ProgressEvent
+    from reconciler.model.address import Address
     from reconciler.plan.plan import Step
 
-_SYMBOLS = {"done": "done", "unchanged": "unchanged", "failed": "FAILED", "blocked": "blocked", "stopped": "not begun"}
-# A line per blob and state is enough for a log; a line per chunk would be a flood.
-_QUIET_STATES = frozenset({"downloading", "uploading", "extracting"})
+# Seconds between two lines about the bytes of one layer.
+_PLAIN_EVERY = 5.0
+_JSON_EVERY = 0.2
+# Over in a moment, or not begun: no news in a log.
+_NO_NEWS: frozenset[ItemState] = frozenset({"waiting", "verifying"})
+_LEAST_COLUMNS, _LEAST_LINES = 40, 6
 
 
 class Display(Protocol):
     """Hears of steps and of progress within them, from several threads."""
+
+    def begin(self, key: str, title: str) -> None:
+        """Something began that no plan has; ``key`` is the address in its events."""
 
     def step(self, step: Step, result: StepResult | None) -> None:
         """A step began (None) or ended."""
@@ -31,54 +44,166 @@ class Display(Protocol):
     def progress(self, event: ProgressEvent) -> None:
         """How far an action is."""
 
+    def note(self, text: str) -> None:
+        """A sentence for the person who watches."""
+
+    def signalled(self, text: str) -> None:
+        """The same, from a signal handler."""
+
 
 @contextmanager
-def display(context: Context) -> Iterator[Display]:
-    """The display that fits ``--progress`` and the terminal."""
-    mode = context.progress
-    if mode == "auto":
-        mode = "tty" if context.stderr.isatty() else "plain"
-    if mode == "tty":
-        with _live(context) as live:
-            yield live
-    elif mode == "json":
-        yield _Json(context)
-    elif mode == "quiet":
-        yield _Quiet()
+def display(context: Context, *, prefix: bool = True, stays: bool = False) -> Iterator[Display]:
+    """The display that fits ``--progress`` and the terminal; meanwhile what ``context`` notes goes through it.
+
+    Without ``prefix`` plain lines do not say whose layers they are about. With ``stays`` the last state of what is
+    drawn on a terminal remains.
+    """
+    with _chosen(context, prefix=prefix, stays=stays) as shown:
+        context.voice.through = shown.note
+        try:
+            yield shown
+        finally:
+            context.voice.through = None
+
+
+@contextmanager
+def transfer(context: Context, address: Address, title: str) -> Iterator[ItemProgress]:
+    """What hears of the layers of one image that comes or goes by hand."""
+    with display(context, prefix=False, stays=True) as shown:
+        shown.begin(str(address), title)
+        yield progress_of(shown.progress, address)
+
+
+@contextmanager
+def _chosen(context: Context, *, prefix: bool, stays: bool) -> Iterator[Display]:
+    if context.progress in ("auto", "tty") and _can_be_drawn_on(context):
+        from reconciler.cli.live import live
+
+        with live(context, stays=stays) as shown:
+            yield shown
+    elif context.progress == "json":
+        yield JsonDisplay(context)
+    elif context.progress == "quiet":
+        yield _Quiet(context)
     else:
-        yield _Plain(context)
+        yield PlainDisplay(context, prefix=prefix)
+
+
+def _can_be_drawn_on(context: Context) -> bool:
+    """Whether stderr is a terminal that can move its cursor, and has room."""
+    if not context.stderr.isatty() or context.environment.get("TERM", "dumb") in ("", "dumb", "unknown"):
+        return False
+    try:
+        size = os.get_terminal_size(context.stderr.fileno())
+    except OSError:
+        return False
+    return size.columns >= _LEAST_COLUMNS and size.lines >= _LEAST_LINES
+
+
+class _Lines:
+    """Lines on stderr, whole ones, from several threads."""
+
+    def __init__(self, context: Context) -> None:
+        self._stderr = context.stderr
+        self._guard = threading.Lock()
+
+    def write(self, text: str) -> None:
+        with self._guard:
+            self._stderr.write(text + "\n")
+            self._stderr.flush()
 
 
 class _Quiet:
-    def step(self, step: Step, result: StepResult | None) -> None:
+    """Says why a step failed, and nothing else."""
+
+    def __init__(self, context: Context) -> None:
+        self._lines = _Lines(context)
+
+    def begin(self, key: str, title: str) -> None:
         pass
+
+    def step(self, step: Step, result: StepResult | None) -> None:
+        if result is not None and result.status == "failed":
+            self._lines.write(printable(f"error: {step.id}: {failure(result)}"))
 
     def progress(self, event: ProgressEvent) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        self._lines.write(printable(text))
 
-class _Plain:
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._lock = threading.Lock()
+    def signalled(self, text: str) -> None:
+        pass
+
+
+class PlainDisplay:
+    """A line for each state that a layer comes into, once; of a long transfer one every few seconds."""
+
+    def __init__(
+        self, context: Context, *, prefix: bool = True, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._lines = _Lines(context)
+        self._prefix = prefix
+        self._monotonic = monotonic
+        self._layers: dict[tuple[str, str], _Told] = {}
+        self._guard = threading.Lock()
+
+    def begin(self, key: str, title: str) -> None:
+        pass
 
     def step(self, step: Step, result: StepResult | None) -> None:
         if result is not None:
-            self._line(f"{step.id}: {_ending(result)}")
+            self.note(f"{step.id}: {ending(result)}")
 
     def progress(self, event: ProgressEvent) -> None:
-        if event.state not in _QUIET_STATES:
-            self._line(f"{event.address}: {event.item} {event.state}")
+        key, now = (str(event.address), event.item), self._monotonic()
+        with self._guard:
+            told = self._layers.get(key)
+            if told is None:
+                told = self._layers[key] = _Told(event, now)
+            text = told.news(event, now)
+        if text:
+            self.note(f"{event.address}: {event.item}: {text}" if self._prefix else f"{event.item}: {text}")
 
-    def _line(self, text: str) -> None:
-        with self._lock:
-            self._context.note(printable(text))
+    def note(self, text: str) -> None:
+        self._lines.write(printable(text))
+
+    def signalled(self, text: str) -> None:
+        # The thread that writes may be the one interrupted, and its lock taken.
+        os.write(2, f"{text}\n".encode())
 
 
-class _Json:
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._lock = threading.Lock()
+class _Told:
+    """What was told of a layer."""
+
+    def __init__(self, event: ProgressEvent, now: float) -> None:
+        self._layer = Layer(event, now)
+        self._states: set[ItemState] = set()
+        self._latest = now
+
+    def news(self, event: ProgressEvent, now: float) -> str:
+        """What is worth a line now, or nothing."""
+        self._layer.hear(event, now)
+        if event.state in MOVING:
+            if now - self._latest < _PLAIN_EVERY:
+                return ""
+        elif event.state in self._states or event.state in _NO_NEWS:
+            return ""
+        self._states.add(event.state)
+        self._latest = now
+        return self._layer.words()
+
+
+class JsonDisplay:
+    """One object a line: ``{"event": "step" | "progress" | "note", ...}``; the README has their fields."""
+
+    def __init__(self, context: Context, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._lines = _Lines(context)
+        self._monotonic = monotonic
+        self._latest: dict[tuple[str, str], tuple[ItemState, float]] = {}
+
+    def begin(self, key: str, title: str) -> None:
+        pass
 
     def step(self, step: Step, result: StepResult | None) -> None:
         line: dict[str, Any] = {"event": "step", "id": step.id, "address": str(step.action.address)}
@@ -89,90 +214,28 @@ class _Json:
                 line["error"] = str(result.error)
             if result.blocked_by:
                 line["blocked_by"] = result.blocked_by
-        self._line(line)
+            if result.outcome is not None:
+                line["pulled_bytes"] = result.outcome.bytes_pulled
+                line["pushed_bytes"] = result.outcome.bytes_pushed
+        self._write(line)
 
     def progress(self, event: ProgressEvent) -> None:
-        self._line(
-            {
-                "event": "progress",
-                "address": str(event.address),
-                "item": event.item,
-                "state": event.state,
-                "done": event.done,
-                "total": event.total,
-            }
-        )
+        key, now = (str(event.address), event.item), self._monotonic()
+        state, latest = self._latest.get(key, ("waiting", 0.0))
+        if event.state in MOVING and event.state == state and now - latest < _JSON_EVERY:
+            return
+        self._latest[key] = event.state, now
+        line: dict[str, Any] = {"event": "progress", "address": key[0], "item": event.item, "state": event.state}
+        line |= {"done": event.done, "total": event.total}
+        if event.origin:
+            line["origin"] = event.origin
+        self._write(line)
 
-    def _line(self, document: dict[str, Any]) -> None:
-        with self._lock:
-            self._context.note(json.dumps(document))
+    def note(self, text: str) -> None:
+        self._write({"event": "note", "message": text})
 
+    def signalled(self, text: str) -> None:
+        os.write(2, f"{json.dumps({'event': 'note', 'message': text})}\n".encode())
 
-@contextmanager
-def _live(context: Context) -> Iterator[Display]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(file=context.stderr, no_color=bool(context.environment.get("NO_COLOR")), highlight=False)
-    bars = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[amount]}", markup=False),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
-    with bars:
-        yield _Live(bars)
-
-
-class _Live:
-    """One line for each step that runs, with a bar once bytes are known; what ended scrolls above."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._tasks: dict[str, Any] = {}
-        self._items: dict[str, dict[str, tuple[int, int | None]]] = {}
-        self._lock = threading.Lock()
-
-    def step(self, step: Step, result: StepResult | None) -> None:
-        with self._lock:
-            key = str(step.action.address)
-            if result is None:
-                self._tasks[key] = self._bars.add_task(printable(step.id), total=None, amount="")
-                return
-            if key in self._tasks:
-                self._bars.remove_task(self._tasks.pop(key))
-                self._items.pop(key, None)
-            style = "red" if result.status == "failed" else "yellow" if result.status == "blocked" else "green"
-            self._bars.console.print(printable(f"{step.id}: {_ending(result)}"), style=style, markup=False)
-
-    def progress(self, event: ProgressEvent) -> None:
-        with self._lock:
-            task = self._tasks.get(str(event.address))
-            if task is None:
-                return
-            items = self._items.setdefault(str(event.address), {})
-            items[event.item] = (event.done, event.total)
-            done = sum(done for done, _ in items.values())
-            total = sum(total or done for done, total in items.values())
-            self._bars.update(task, completed=done, total=total or None, amount=f"{size(done)} of {size(total)}")
-
-
-def _ending(result: StepResult) -> str:
-    text = _SYMBOLS[result.status]
-    if result.status == "done" and result.outcome is not None:
-        moved = [f"{size(count)} {what}" for count, what in _moved(result) if count]
-        text += f" in {result.seconds:.1f} s" + (f" ({', '.join(moved)})" if moved else "")
-    if result.error is not None:
-        hint = f" ({result.error.hint})" if result.error.hint else ""
-        text += f": {result.error}{hint}"
-    if result.blocked_by:
-        text += f": it needs {result.blocked_by}"
-    return text
-
-
-def _moved(result: StepResult) -> list[tuple[int, str]]:
-    assert result.outcome is not None
-    return [(result.outcome.bytes_pulled, "pulled"), (result.outcome.bytes_pushed, "pushed")]
+    def _write(self, document: dict[str, Any]) -> None:
+        self._lines.write(json.dumps(document))

@@ -40,18 +40,58 @@ class HostFacts:
     mirrors: tuple[Mirror, ...] = ()
 
 
+ItemState = Literal[
+    "waiting",
+    # Of a blob that comes; ``resuming`` goes on where an earlier run broke off.
+    "pulling",
+    "resuming",
+    "downloading",
+    "verifying",
+    "loading",
+    "extracting",
+    "complete",
+    "loaded",
+    "exists",
+    # Of a blob that goes; ``present`` is one that the registry has.
+    "uploading",
+    "pushed",
+    "mounted",
+    "present",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class ProgressEvent:
-    """How far an action is. ``done`` and ``total`` are bytes where ``item`` is a blob; ``total`` None is unknown."""
+    """How far an action is. ``item`` is the start of a layer's digest, or a reference where blobs are not told apart.
+
+    ``done`` and ``total`` are bytes, ``total`` None is unknown. ``done`` may go back: bytes that proved wrong are
+    thrown away. ``origin`` is the repository that something was mounted from.
+    """
 
     address: Address
     item: str
-    state: str
+    state: ItemState
     done: int = 0
     total: int | None = None
+    origin: str = ""
 
 
 Progress = Callable[[ProgressEvent], None]
+
+
+class ItemProgress(Protocol):
+    """Hears of the layers of one image, from several threads. The arguments are the fields of ``ProgressEvent``."""
+
+    def __call__(self, item: str, state: ItemState, done: int, total: int | None, origin: str = "") -> None: ...
+
+
+def progress_of(progress: Progress, address: Address) -> ItemProgress:
+    """What hears of the layers of the image at ``address``, and passes it on to ``progress``."""
+
+    def report(item: str, state: ItemState, done: int, total: int | None, origin: str = "") -> None:
+        progress(ProgressEvent(address, item, state, done, total, origin))
+
+    return report
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +99,19 @@ class Outcome:
     """An action that succeeded: what it did, in numbers. A failure is a ``ReconcilerError`` instead.
 
     ``changed`` is false when the state asked for was there already. ``digest`` is the image made or pulled.
+    ``bytes_pulled`` and ``bytes_pushed`` are those of blobs that went over the network, those sent twice twice;
+    manifests are not counted. ``layers_there`` did not have to go, for they were there; ``layers_mounted`` neither,
+    for their registry took them from another repository.
     """
 
     changed: bool = True
     digest: Digest | None = None
     bytes_pulled: int = 0
     bytes_pushed: int = 0
+    layers_there: int = 0
+    bytes_there: int = 0
+    layers_mounted: int = 0
+    bytes_mounted: int = 0
     note: str = ""
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from reconciler.amount import size
 from reconciler.model.desired import Location
 from reconciler.model.selection import span
 from reconciler.plan.plan import Change, Cost, FieldChange, Operation, Plan
@@ -135,18 +136,6 @@ _WORDS_OF_NUMBERS: Mapping[str, Callable[[float], str]] = {
     "interval": span,
     "min_age": span,
 }
-
-
-def size(count: int) -> str:
-    """Bytes for people, in powers of ten as registries count them: ``999 B``, ``1.2 kB``, ``34.0 MB``."""
-    if count < 1000:
-        return f"{count} B"
-    scaled = float(count)
-    for unit in ("kB", "MB", "GB"):
-        scaled /= 1000
-        if scaled < 999.95:
-            return f"{scaled:.1f} {unit}"
-    return f"{scaled / 1000:.1f} TB"
 
 
 def cost(item: Cost) -> str:

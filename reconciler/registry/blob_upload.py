@@ -21,6 +21,9 @@ from reconciler.registry.session import Ask, Session, join
 from reconciler.registry.transport import CHUNK
 
 Outcome = Literal["skipped", "mounted", "uploaded"]
+BlobProgress = Callable[[Descriptor, Outcome | Literal["uploading"], int], None]
+"""A blob and what became of it; with ``uploading`` also how many more bytes of it were sent."""
+
 Opener = Callable[[], BinaryIO]
 """Opens a blob for reading from its first byte. May be called again, for a retry, and by another thread."""
 
@@ -48,7 +51,7 @@ class Uploader:
         *,
         mount_from: str | None,
         chunk_size: int | None,
-        progress: Callable[[int], None],
+        progress: BlobProgress,
     ) -> None:
         self._session = session
         self._patience = patience
@@ -122,7 +125,7 @@ class Uploader:
         with opener() as source:
             _skip(source, upload.offset)
             if self._chunk_size is None and upload.offset == 0:
-                pieces = _pieces(source, descriptor.size, descriptor, self._progress)
+                pieces = self._pieces(source, descriptor.size, descriptor)
                 self._finish(upload, descriptor, pieces, descriptor.size)
                 return
             size = max(self._chunk_size or descriptor.size, upload.least_chunk)
@@ -132,7 +135,7 @@ class Uploader:
 
     def _patch(self, upload: _Upload, descriptor: Descriptor, source: BinaryIO, length: int) -> None:
         headers = _octets(length) | {"Content-Range": f"{upload.offset}-{upload.offset + length - 1}"}
-        pieces = _pieces(source, length, descriptor, self._progress)
+        pieces = self._pieces(source, length, descriptor)
         ask = Ask(self._what(descriptor), "PATCH", upload.location, self.scope, headers, pieces, statuses=(202, 416))
         with self._session.exchange(self._endpoint, ask) as response:
             if response.status_code == 416:
@@ -177,6 +180,18 @@ class Uploader:
         with suppress(ReconcilerError), self._session.exchange(self._endpoint, ask):
             pass
 
+    def _pieces(self, source: BinaryIO, length: int, descriptor: Descriptor) -> Iterator[bytes]:
+        """The next ``length`` bytes of ``source``. A source that is too short breaks the request off."""
+        while length > 0:
+            piece = source.read(min(CHUNK, length))
+            if not piece:
+                raise IntegrityError(
+                    f"blob {descriptor.digest} is shorter here than the {descriptor.size} bytes promised"
+                )
+            length -= len(piece)
+            yield piece
+            self._progress(descriptor, "uploading", len(piece))
+
     def _what(self, descriptor: Descriptor) -> str:
         return f"blob {descriptor.digest.short} of {self._reference.name}"
 
@@ -199,14 +214,3 @@ def _skip(source: BinaryIO, offset: int) -> None:
         return
     while offset > 0 and (piece := source.read(min(CHUNK, offset))):
         offset -= len(piece)
-
-
-def _pieces(source: BinaryIO, length: int, descriptor: Descriptor, progress: Callable[[int], None]) -> Iterator[bytes]:
-    """The next ``length`` bytes of ``source``. A source that is too short breaks the request off."""
-    while length > 0:
-        piece = source.read(min(CHUNK, length))
-        if not piece:
-            raise IntegrityError(f"blob {descriptor.digest} is shorter here than the {descriptor.size} bytes promised")
-        length -= len(piece)
-        yield piece
-        progress(len(piece))

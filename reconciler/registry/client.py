@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Literal, Self, cast
 
 from reconciler.clock import Clock
 from reconciler.errors import InvalidError
@@ -21,7 +21,7 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES
 from reconciler.oci.reference import Reference
-from reconciler.registry.blob_upload import Opener, Outcome
+from reconciler.registry.blob_upload import BlobProgress, Opener, Outcome
 from reconciler.registry.catalog import Catalog
 from reconciler.registry.download import Downloader, Sink
 from reconciler.registry.fallback import Patience
@@ -45,6 +45,10 @@ def _unheard(_text: str) -> None:
 
 
 def _uncounted(_bytes: int) -> None:
+    pass
+
+
+def _unwatched(_blob: Descriptor, _what: Outcome | Literal["uploading"], _bytes: int) -> None:
     pass
 
 
@@ -214,7 +218,11 @@ class RegistryClient:
                 return io.BytesIO(descriptor.data)
             return cast("BinaryIO", BlobStream(lambda sink: self.blob(source, descriptor, sink)))
 
-        return self._push(target, source, progress).blob(descriptor, opener)
+        def sent(_blob: Descriptor, what: Outcome | Literal["uploading"], more: int) -> None:
+            if what == "uploading":
+                progress(more)
+
+        return self._push(target, source, sent).blob(descriptor, opener)
 
     def copy_manifest(self, source: Reference, target: Reference) -> Descriptor:
         """Puts the manifest or index that ``source`` points at under the tag of ``target``, or its digest there.
@@ -224,7 +232,7 @@ class RegistryClient:
         found = self.resolve(source, lambda _digest: False)
         assert found.data is not None
         manifest = PushManifest(found.descriptor.media_type, found.data, found.descriptor.digest)
-        self._push(target, None, _uncounted).run((), (manifest,), None)
+        self._push(target, None, _unwatched).run((), (manifest,), None)
         return found.descriptor
 
     def push(
@@ -235,21 +243,22 @@ class RegistryClient:
         *,
         mount_from: Reference | None = None,
         executor: Executor | None = None,
-        progress: Callable[[int], None] = _uncounted,
+        progress: BlobProgress = _unwatched,
     ) -> PushResult:
         """Makes the last of ``manifests``, and all it refers to, exist at the origin, under the tag of ``reference``.
 
         ``manifests`` are in the order children before parents; without a tag the last too is pushed by its digest.
         Blobs that are there are skipped; with ``mount_from``, a repository of the same registry, others are mounted
         from there where the server allows it; the rest is streamed, in parallel on ``executor``, which must not be the
-        pool this call itself runs in. Pushing again what is there changes nothing.
+        pool this call itself runs in; ``progress`` hears of each from its threads. Pushing again what is there changes
+        nothing.
 
         Raises ``RegistryError`` or a subclass, and ``IntegrityError`` when the server stored something else. Whatever
         fails, the tag does not move.
         """
         return self._push(reference, mount_from, progress).run(blobs, manifests, executor)
 
-    def _push(self, reference: Reference, mount_from: Reference | None, progress: Callable[[int], None]) -> Push:
+    def _push(self, reference: Reference, mount_from: Reference | None, progress: BlobProgress) -> Push:
         return Push(
             self._session,
             self._patience,

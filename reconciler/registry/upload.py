@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from reconciler.errors import IntegrityError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
-from reconciler.registry.blob_upload import Opener, Outcome, Uploader
+from reconciler.registry.blob_upload import BlobProgress, Opener, Outcome, Uploader
 from reconciler.registry.failure import printable
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint
@@ -35,7 +37,7 @@ class PushManifest:
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """``bytes_uploaded`` of blobs and manifests went over the wire; ``skipped`` and ``mounted`` blobs did not."""
+    """``bytes_uploaded`` of blobs went over the wire, those sent twice twice; ``skipped`` and ``mounted`` did not."""
 
     bytes_uploaded: int
     skipped: tuple[Digest, ...]
@@ -58,13 +60,16 @@ class Push:
         turns: Turns,
         mount_from: Reference | None,
         chunk_size: int | None,
-        progress: Callable[[int], None],
+        progress: BlobProgress,
     ) -> None:
         self._session = session
         self._patience = patience
         self._endpoint = endpoint
         self._reference = reference
         self._turns = turns
+        self._progress = progress
+        self._guard = threading.Lock()
+        self._sent = 0
         same_registry = mount_from is not None and mount_from.registry == reference.registry
         self._uploader = Uploader(
             session,
@@ -73,7 +78,7 @@ class Push:
             reference,
             mount_from=mount_from.repository if mount_from is not None and same_registry else None,
             chunk_size=chunk_size,
-            progress=progress,
+            progress=self._heard,
         )
 
     def run(
@@ -89,9 +94,8 @@ class Push:
         for manifest in manifests:
             last = manifest is manifests[-1]
             self._manifest(manifest, self._reference.tag if last and self._reference.tag else manifest.digest)
-        sent = sum(descriptor.size for descriptor, outcome in done if outcome == "uploaded")
         return PushResult(
-            sent + sum(len(manifest.data) for manifest in manifests),
+            self._sent,
             tuple(descriptor.digest for descriptor, outcome in done if outcome == "skipped"),
             tuple(descriptor.digest for descriptor, outcome in done if outcome == "mounted"),
         )
@@ -99,10 +103,17 @@ class Push:
     def blob(self, descriptor: Descriptor, opener: Opener) -> Outcome:
         """Makes one blob exist in the repository."""
         with self._turn(descriptor.digest):
-            return self._uploader.blob(descriptor, opener)
+            outcome = self._uploader.blob(descriptor, opener)
+        self._progress(descriptor, outcome, 0)
+        return outcome
 
     def _turn(self, digest: Digest) -> AbstractContextManager[None]:
         return self._turns.of((self._endpoint.origin, self._reference.repository, digest))
+
+    def _heard(self, descriptor: Descriptor, what: Outcome | Literal["uploading"], more: int) -> None:
+        with self._guard:
+            self._sent += more
+        self._progress(descriptor, what, more)
 
     def _manifest(self, manifest: PushManifest, name: str) -> None:
         ask = Ask(

@@ -5,10 +5,10 @@ It is pulled, named, saved and pushed as an image is. Nothing of it is unpacked,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reconciler.clock import SystemClock, rfc3339
+from reconciler.engine.embedded.images.intake import Pulled
 from reconciler.errors import ReconcilerError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.manifest import Manifest, parse_manifest
@@ -18,15 +18,14 @@ from reconciler.store.images import ImageRecord, LayerRecord
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.machinery import Machinery
+    from reconciler.engine.port import ItemProgress
     from reconciler.registry.client import RegistryClient
-
-ItemProgress = Callable[[str, str, int, int | None], None]
 
 
 def pull_artifact(
     machinery: Machinery, client: RegistryClient, reference: Reference, progress: ItemProgress
-) -> tuple[ImageRecord, int] | None:
-    """The artifact that ``reference`` means, complete on disk, and the bytes fetched; None when it means none.
+) -> Pulled | None:
+    """The artifact that ``reference`` means, complete on disk; None when it means none.
 
     Needs the turn. Raises what the registry client raises while it fetches.
     """
@@ -42,7 +41,7 @@ def pull_artifact(
         return None
     with state.leases.take(f"pull {reference.familiar}", [digest, *(blob.digest for blob in manifest.blobs)]):
         state.content.put(data)
-        fetched = sum(_fetch(machinery, client, reference, blob, progress) for blob in manifest.blobs)
+        fetched = {blob.digest: _fetch(machinery, client, reference, blob, progress) for blob in manifest.blobs}
         record = ImageRecord(
             digest,
             manifest.media_type,
@@ -58,21 +57,31 @@ def pull_artifact(
         with state.database.transaction():
             state.images.add(record)
             state.images.add_repository(digest, reference.name)
-    return record, fetched
+    there = tuple(layer for layer in record.layers if fetched[layer.digest] is None)
+    return Pulled(record, sum(size or 0 for size in fetched.values()), there)
 
 
 def _fetch(
     machinery: Machinery, client: RegistryClient, reference: Reference, blob: Descriptor, progress: ItemProgress
-) -> int:
+) -> int | None:
+    """The bytes that came over the network; None when the blob was there."""
+    name, fetched = blob.digest.short, 0
+
+    def count(more: int) -> None:
+        nonlocal fetched
+        fetched += more
+        progress(name, "downloading", ingest.offset, blob.size)
+
     with machinery.state.content.ingest(blob.digest, blob.size) as ingest:
         if ingest.present:
-            progress(blob.digest.short, "already exists", blob.size, blob.size)
-            return 0
+            progress(name, "exists", blob.size, blob.size)
+            return None
         if blob.data is not None:
             ingest.restart()
             ingest.write(blob.data)
         else:
-            client.blob(reference, blob, ingest, lambda _bytes: None)
+            progress(name, "resuming" if ingest.offset else "pulling", ingest.offset, blob.size)
+            client.blob(reference, blob, ingest, count)
         ingest.commit()
-    progress(blob.digest.short, "done", blob.size, blob.size)
-    return blob.size
+    progress(name, "complete", blob.size, blob.size)
+    return fetched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -16,7 +16,7 @@ from reconciler.engine.embedded.images.unpacking import unpack_image
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.records import EntryRow
 from reconciler.engine.embedded.upkeep.repair_blobs import BlobSource
-from reconciler.engine.port import Outcome, Progress, ProgressEvent
+from reconciler.engine.port import Outcome, Progress, progress_of
 from reconciler.errors import ConflictError, HostError, NotFoundError
 from reconciler.model import action as act
 from reconciler.model.address import Address
@@ -125,10 +125,15 @@ class Performer:
     # Images
 
     def _pull(self, action: act.PullImage, progress: Progress) -> Outcome:
-        report = partial(_report, progress, action.address)
-        record, fetched = self._machinery.images.pull(
-            self._client(), action.pull.reference, action.pin.digest, action.pin.index, report, action.pull.platform
+        pulled = self._machinery.images.pull(
+            self._client(),
+            action.pull.reference,
+            action.pin.digest,
+            action.pin.index,
+            progress_of(progress, action.address),
+            action.pull.platform,
         )
+        record = pulled.record
         stack = action.address.stack
         reference = str(action.pull.reference)
         with self._state.database.transaction():
@@ -139,7 +144,13 @@ class Performer:
                 owner = known.stack if known is not None else stack
                 self._state.names.set(Name(reference, record.digest, owner, "tag"))
             outcome = self._name_image(action.address, record, EntryRow(action.form))
-        return Outcome(outcome.changed or fetched > 0, record.digest, bytes_pulled=fetched)
+        return Outcome(
+            outcome.changed or pulled.fetched > 0,
+            record.digest,
+            bytes_pulled=pulled.fetched,
+            layers_there=len(pulled.there),
+            bytes_there=pulled.bytes_there,
+        )
 
     def _commit(self, action: act.CommitImage) -> Outcome:
         row = self._named(action.commit.container)
@@ -216,16 +227,10 @@ class Performer:
 
     def _push(self, action: act.PushTag, progress: Progress) -> Outcome:
         digest = self._digest(action.tag.image, action.digest)
-        sent = 0
-
-        def count(more: int) -> None:
-            nonlocal sent
-            sent += more
-            progress(ProgressEvent(action.address, action.tag.reference.familiar, "uploading", sent))
-
-        uploaded = self._machinery.tags.push(self._client(), action.tag.reference, digest, action.expected, count)
+        report = progress_of(progress, action.address)
+        outcome = self._machinery.tags.push(self._client(), action.tag.reference, digest, action.expected, report)
         self._state.tags.pushed(action.address, digest, repair=action.repair)
-        return Outcome(True, digest, bytes_pushed=uploaded)
+        return replace(outcome, changed=True)
 
     # Containers
 
@@ -309,10 +314,6 @@ def opener(content: FileContent) -> Callable[[], BinaryIO]:
         return cast("BinaryIO", file)
 
     return open_file
-
-
-def _report(progress: Progress, address: Address, item: str, state: str, done: int, total: int | None) -> None:
-    progress(ProgressEvent(address, item, state, done, total))
 
 
 def _pulled(entry: EntryRow | None) -> str | None:

@@ -20,7 +20,7 @@ from reconciler.cli.apply import _stopping
 from reconciler.cli.context import Context
 stop, received = threading.Event(), []
 worker = threading.Thread(target=time.sleep, args=(60,))  # a step that does not end
-with _stopping(Context(Path("/nowhere"), {}, sys.stdout, sys.stderr), stop, received):
+with _stopping(Context(Path("/nowhere"), {}, sys.stdout, sys.stderr), stop, received, lambda _text: None):
     worker.start()
     print("ready", flush=True)
     while not stop.is_set():

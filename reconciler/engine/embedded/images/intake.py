@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -31,14 +32,34 @@ from reconciler.store.images import ImageRecord, LayerRecord
 from reconciler.store.layers.unpacking import Unpacking
 
 if TYPE_CHECKING:
+    from reconciler.engine.port import ItemProgress, ItemState
     from reconciler.registry.client import RegistryClient
     from reconciler.store.archive.limits import Limits
     from reconciler.store.arrival import Arrival
     from reconciler.store.image_archive.reader import ArchivedImage
     from reconciler.store.layers.workers import Workers
 
-ItemProgress = Callable[[str, str, int, int | None], None]
-"""What, its state, bytes done, bytes in all."""
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """An image that is complete on disk now: ``fetched`` bytes of its blobs came over the network, and ``there`` are
+    its layers that were on disk before."""
+
+    record: ImageRecord
+    fetched: int
+    there: tuple[LayerRecord, ...]
+
+    @property
+    def bytes_there(self) -> int:
+        return sum(layer.size for layer in self.there)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """A blob that is on disk now: ``size`` bytes came over the network, none when it was ``there`` before."""
+
+    size: int
+    there: bool
 
 
 class Images:
@@ -65,8 +86,8 @@ class Images:
         progress: ItemProgress,
         platform: Platform | None = None,
         workers: Workers | None = None,
-    ) -> tuple[ImageRecord, int]:
-        """Makes the image with manifest ``digest`` complete on disk; the record and the bytes fetched.
+    ) -> Pulled:
+        """Makes the image with manifest ``digest`` complete on disk.
 
         What is there already is not fetched. Layers are fetched side by side and unpacked as they arrive, by
         ``workers`` if they are started already (they stay their owner's). ``index``
@@ -79,7 +100,7 @@ class Images:
         known = self._state.images.get(digest)
         if known is not None and self.complete(known) and (index is None or self._state.content.has(index)):
             check_platform(reference, wanted, known.platform)
-            return known, 0
+            return Pulled(known, 0, known.layers)
         put_aside_damaged(self._state, [digest, *((index,) if index is not None else ())])
         while True:
             try:
@@ -98,7 +119,7 @@ class Images:
         progress: ItemProgress,
         wanted: Platform | None,
         workers: Workers | None,
-    ) -> tuple[ImageRecord, int]:
+    ) -> Pulled:
         with (
             self._state.leases.take(f"pull {reference.familiar}", [digest]) as lease,
             nullcontext(workers) if workers is not None else self._state.layers.workers() as started,
@@ -111,16 +132,17 @@ class Images:
             if index is not None and index_data is not None:
                 lease.add([index])
                 self._state.content.put(index_data)
-            fetched = self._fetch(client, reference, manifest.config, progress)
+            fetched = self._fetch(client, reference, manifest.config, _unheard).size
             config = self._config(manifest.config)
             check_platform(reference, wanted, config.platform)
             _check_entry(index_data, digest, config)
             _check_layers(manifest, config)
-            fetched += self._layers(client, reference, manifest, config, lease, progress, started)
+            layers = self._layers(client, reference, manifest, config, lease, progress, started)
             with self._state.database.transaction():
                 record = self._record(digest, manifest, config, index)
                 self._state.images.add_repository(digest, reference.name)
-            return record, fetched
+            there = tuple(layer for layer, how in zip(record.layers, layers, strict=True) if how.there)
+            return Pulled(record, fetched + sum(layer.size for layer in layers), there)
 
     def _parts(self, digest: Digest) -> list[Digest]:
         """The blobs that the manifest ``digest`` names, as far as it can be read here."""
@@ -139,17 +161,17 @@ class Images:
         lease: Lease,
         progress: ItemProgress,
         workers: Workers,
-    ) -> int:
+    ) -> list[_Fetched]:
         lease.add(chain_ids(config.diff_ids))
+        for layer in manifest.layers:
+            progress(layer.digest.short, "waiting", 0, layer.size)
         with self._state.layers.unpacking(config.diff_ids, workers) as unpacking:
+            heard = _breaking_off(progress, unpacking)
             jobs = [
-                self._transfers.submit(self._layer, client, reference, layer, at, unpacking, progress)
+                self._transfers.submit(self._layer, client, reference, layer, at, unpacking, heard)
                 for at, layer in enumerate(manifest.layers)
             ]
-            fetched = _all(jobs, unpacking)
-            for at in unpacking.missing:
-                unpacking.wait(at)
-                progress(manifest.layers[at].digest.short, "done", manifest.layers[at].size, manifest.layers[at].size)
+            fetched = _all(jobs, manifest.layers, unpacking, progress)
             unpacking.publish()
         return fetched
 
@@ -161,11 +183,11 @@ class Images:
         at: int,
         unpacking: Unpacking,
         progress: ItemProgress,
-    ) -> int:
+    ) -> _Fetched:
         """Fetches one layer, whose unpack follows. It may go on when this returns."""
         if at not in unpacking.missing:
             fetched = self._fetch(client, reference, layer, progress)
-            progress(layer.digest.short, "done" if fetched else "already exists", layer.size, layer.size)
+            progress(layer.digest.short, "exists" if fetched.there else "complete", layer.size, layer.size)
             return fetched
         try:
             arrival = unpacking.arrival(at, layer.digest)
@@ -175,7 +197,7 @@ class Images:
         except BaseException as error:
             unpacking.abandon(error)
             raise
-        progress(layer.digest.short, "extracting", 0, layer.size)
+        progress(layer.digest.short, "extracting", layer.size, layer.size)
         return fetched
 
     def _fetch(
@@ -185,26 +207,29 @@ class Images:
         descriptor: Descriptor,
         progress: ItemProgress,
         arrival: Arrival | None = None,
-    ) -> int:
-        """Fetches one blob unless it is there; the bytes that came over the network. ``arrival`` may follow it."""
-        fetched = 0
+    ) -> _Fetched:
+        """Fetches one blob unless it is there. ``arrival`` may follow it."""
+        fetched, name, size = 0, descriptor.digest.short, descriptor.size
 
         def count(more: int) -> None:
             nonlocal fetched
             fetched += more
-            progress(descriptor.digest.short, "downloading", min(fetched, descriptor.size), descriptor.size)
+            progress(name, "downloading", ingest.offset, size)
 
-        with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
-            if not ingest.present and descriptor.data is not None:
+        with self._state.content.ingest(descriptor.digest, size) as ingest:
+            there = ingest.present
+            if not there and descriptor.data is not None:
                 ingest.restart()
                 ingest.write(descriptor.data)
                 ingest.commit()
-            elif not ingest.present:
+            elif not there:
                 if arrival is not None:
                     ingest.follow(arrival)
+                progress(name, "resuming" if ingest.offset else "pulling", ingest.offset, size)
                 client.blob(reference, descriptor, ingest, count)
+                progress(name, "verifying", size, size)
                 ingest.commit()
-        return fetched
+        return _Fetched(fetched, there)
 
     # From an archive
 
@@ -304,19 +329,44 @@ class Images:
         return record
 
 
-def _all(jobs: list[Future[int]], unpacking: Unpacking) -> int:
-    """The bytes of all jobs; what made them fail once all have ended, so that none runs on behind it."""
+def _all(
+    jobs: Sequence[Future[_Fetched]], layers: Sequence[Descriptor], unpacking: Unpacking, progress: ItemProgress
+) -> list[_Fetched]:
+    """What became of each layer, once it is fetched and unpacked.
+
+    Raises what made one fail when all have ended, so that none runs on behind it.
+    """
     failure: BaseException | None = None
-    total = 0
-    for job in jobs:
+    fetched = []
+    for at, (job, layer) in enumerate(zip(jobs, layers, strict=True)):
         try:
-            total += job.result()
+            fetched.append(job.result())
+            if failure is None and at in unpacking.missing:
+                unpacking.wait(at)
+                progress(layer.digest.short, "complete", layer.size, layer.size)
         except BaseException as error:  # noqa: BLE001  raised below
             unpacking.abandon(error)
             failure = failure or error
     if failure is not None:
         raise unpacking.failure or failure
-    return total
+    return fetched
+
+
+def _breaking_off(progress: ItemProgress, unpacking: Unpacking) -> ItemProgress:
+    """``progress`` for the threads that fetch: it ends them when somebody interrupted the whole."""
+
+    def report(item: str, state: ItemState, done: int, total: int | None, origin: str = "") -> None:
+        failure = unpacking.failure
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure
+        progress(item, state, done, total, origin)
+
+    return report
+
+
+def _unheard(item: str, state: ItemState, done: int, total: int | None, origin: str = "") -> None:
+    """For a config, which nobody takes for a layer."""
+    del item, state, done, total, origin
 
 
 def _image_manifest(data: bytes, reference: Reference | None) -> Manifest:

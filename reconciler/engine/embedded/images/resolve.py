@@ -94,7 +94,8 @@ def _resolve(
         if pull.policy in ("missing", "never"):
             return Absent(error.reason, error.hint)
         kept = None
-    if kept is not None and pull.policy in ("missing", "never"):
+    # What a digest means can not have moved.
+    if kept is not None and (pull.policy in ("missing", "never") or pull.reference.digest is not None):
         return kept
     if pull.policy == "never":
         return Absent(f"{pull.reference.familiar} is not on this host, and pull_policy is never")
@@ -142,7 +143,13 @@ def stored(pull: Pull, state: State) -> Pin | None:
 
 
 def ask(pull: Pull, client: RegistryClient, state: State, manifests: ManifestSource) -> Pin:
-    """What the registry says that the reference is now. Raises what the registry client raises."""
+    """What the registry says that the reference is now; of a digest whose manifest is at hand nothing is asked.
+
+    Raises what the registry client raises.
+    """
+    if pull.reference.digest is not None and (kept := manifests.local(pull.reference.digest)) is not None:
+        pin = pin_of(pull, pull.reference.digest, parse_manifest(kept), client, state, manifests)
+        return replace(pin, answered_by="store")
     # What is noted is in the pin, and the plan tells it.
     found = client.resolve(pull.reference, known=lambda digest: manifests.local(digest) is not None, quiet=True)
     digest = found.descriptor.digest

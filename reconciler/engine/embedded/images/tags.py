@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,15 @@ from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.model.facts import Absent, Known, RemoteTag, Unknown
 from reconciler.model.resources import Tag
+from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from reconciler.oci.reference import Reference
 from reconciler.store.images import ImageRecord, LayerRecord, Name
 
 if TYPE_CHECKING:
+    from reconciler.engine.port import ItemProgress, Outcome
+    from reconciler.registry.blob_upload import BlobProgress
     from reconciler.registry.client import RegistryClient
 
 _WORKERS = 8
@@ -58,11 +61,11 @@ class Tags:
         reference: Reference,
         digest: Digest,
         expected: Digest | None,
-        progress: Callable[[int], None],
+        progress: ItemProgress,
         *,
         check: bool = True,
-    ) -> int:
-        """Pushes the image and writes the tag; the bytes sent.
+    ) -> Outcome:
+        """Pushes the image and writes the tag, unless it is there already.
 
         With ``check``, refused with ``ConflictError`` when the tag at the registry is neither ``expected`` nor
         ``digest`` any more: somebody moved it since it was looked at. A blob that proves damaged on disk is put in the
@@ -96,15 +99,17 @@ class Tags:
         reference: Reference,
         record: ImageRecord,
         expected: Digest | None,
-        progress: Callable[[int], None],
+        progress: ItemProgress,
         *,
         check: bool,
-    ) -> int:
+    ) -> Outcome:
+        from reconciler.engine.port import Outcome
+
         digest = record.digest
         if check:
             found = client.tag_digest(reference)
             if found == digest:
-                return 0
+                return Outcome(False, digest)
             if found != expected:
                 raise ConflictError(
                     f"{reference.familiar} moved to {found.short if found else 'nothing'} while this was planned",
@@ -116,15 +121,29 @@ class Tags:
         from reconciler.registry.upload import PushManifest
 
         blobs = [(blob, lambda blob=blob: self._state.content.open(blob.digest)) for blob in manifest.blobs]
+        layers = {layer.digest: layer.size for layer in manifest.layers}
+        origin = self._origin(digest, reference)
+        for layer in manifest.layers:
+            progress(layer.digest.short, "waiting", 0, layer.size)
         result = client.push(
             reference,
             blobs,
             [PushManifest(record.media_type, data, digest)],
-            mount_from=self._origin(digest, reference),
+            mount_from=origin,
             executor=self._transfers,
-            progress=progress,
+            progress=_of_layers(layers, origin, progress),
         )
-        return result.bytes_uploaded
+        there = [layers[blob] for blob in result.skipped if blob in layers]
+        mounted = [layers[blob] for blob in result.mounted if blob in layers]
+        return Outcome(
+            True,
+            digest,
+            bytes_pushed=result.bytes_uploaded,
+            layers_there=len(there),
+            bytes_there=sum(there),
+            layers_mounted=len(mounted),
+            bytes_mounted=sum(mounted),
+        )
 
     def _origin(self, digest: Digest, target: Reference) -> Reference | None:
         """Another repository of the same registry that has layers of this image: the registry can mount them."""
@@ -138,6 +157,26 @@ class Tags:
                 if shared:
                     return other
         return None
+
+
+def _of_layers(layers: Mapping[Digest, int], origin: Reference | None, progress: ItemProgress) -> BlobProgress:
+    """What passes on how each of ``layers`` (digest: size) fares; ``origin`` is where they may be mounted from."""
+    sent: dict[Digest, int] = {}
+
+    def hear(blob: Descriptor, what: str, more: int) -> None:
+        size = layers.get(blob.digest)
+        if size is None:
+            return  # the config, which nobody takes for a layer
+        name = blob.digest.short
+        if what == "uploading":
+            sent[blob.digest] = min(sent.get(blob.digest, 0) + more, size)
+            progress(name, "uploading", sent[blob.digest], size)
+        elif what == "mounted":
+            progress(name, "mounted", size, size, origin.repository if origin is not None else "")
+        else:
+            progress(name, "pushed" if what == "uploaded" else "present", size, size)
+
+    return hear
 
 
 def _layers(state: State, digest: Digest) -> tuple[LayerRecord, ...]:
