@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +309,60 @@ def _daemon(host: Host) -> dict[str, Any]:
     found = host.run("status", "-o", "json").json["daemon"]
     conditions: dict[str, Any] = found["conditions"] if found else {"result": "", "revision": ""}
     return conditions
+
+
+def test_a_big_image_passes_through_and_leaves_nothing(
+    host: Host, mirror: RegistryServer, source: RepositoryImages, target: RepositoryImages
+) -> None:
+    source.image("small", b"small")
+    declare(host, source, target)
+    host.apply()
+    before, usual = _files(host), _peak(host)
+    source.image("big", os.urandom(60_000_000))
+    assert _peak(host) - usual < 30_000  # kB: streamed, a few pieces at a time
+    assert target.tags() == source.tags()
+    assert _files(host) == before
+    uploads = mirror.log.parent / "data/docker/registry/v2/repositories" / target.name.partition("/")[2] / "_uploads"
+    assert not any(uploads.iterdir())
+
+
+def _files(host: Host) -> set[str]:
+    """All files of the root but for the database's own, which has other pages after each apply."""
+    found = {str(path.relative_to(host.root)) for path in host.root.rglob("*") if path.is_file()}
+    return {name for name in found if not name.startswith("state.db")}
+
+
+def _peak(host: Host) -> int:
+    """An apply, and the most memory that it held at a time, in kB."""
+    process = host.start("--progress", "quiet", "apply", host.specs, "--yes")
+    peak = 0
+    while process.poll() is None:
+        with suppress(OSError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+        time.sleep(0.005)
+    assert host.finish(process).code == 0
+    return peak
+
+
+def test_a_registry_without_deletions_gets_everything_else(
+    host: Host, source: RepositoryImages, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with (
+        running_registry(tmp_path_factory.mktemp("keeping"), deletes=False) as keeping,
+        RepositoryImages(f"{keeping.host}/app") as target,
+    ):
+        target.image("old", b"old")
+        source.image("1.0", b"one")
+        declare(host, source, target, "tags: ['1.0'], prune: true")
+        failed = host.apply(code=4)
+        assert "does not allow deletions (405 UNSUPPORTED" in failed.text
+        assert target.tags().keys() == {"1.0", "old"}
+        asked = keeping.requests("DELETE")
+        daemon = host.start("daemon", host.specs, "--interval", "1s", log=True)
+        host.until(lambda: _daemon(host)["result"] == "failed")
+        (failure,) = _daemon(host)["failures"]
+        assert "what failed last is tried again later: old: " in failure["message"]
+        assert keeping.requests("DELETE") == asked == 1
+        daemon.send_signal(signal.SIGTERM)
+        assert host.finish(daemon).code == 143
