@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from reconciler.oci import media
 from reconciler.oci.digest import Digest
 from reconciler.oci.platform import Platform
 from reconciler.testing.host import Host
-from reconciler.testing.images import archive, write_layout
+from reconciler.testing.images import archive, entry, write_layout
 from reconciler.testing.registry_server import RegistryServer
 from reconciler.testing.scripted_registry import FOREVER, ScriptedRegistry, Step
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.root
 
 HERE = Platform.host()
 ELSEWHERE = Platform("linux", "riscv64" if HERE.architecture != "riscv64" else "amd64")
-LAYER = archive([])
+LAYER, OTHER_LAYER = archive([]), archive([entry("other", b"other")])
 
 
 class Repository:
@@ -210,22 +211,40 @@ def test_p55_an_artifact_is_pulled_named_saved_and_pushed_and_does_not_run(
 
 
 @pytest.mark.parametrize("suffix", ["+encrypted", "+gzip+encrypted", "+lzma", ".x"])
-def test_p56_a_layer_of_an_unknown_kind_is_refused_before_it_is_fetched(
+def test_p56_a_layer_of_an_unknown_kind_is_refused_before_any_is_fetched(
     host: Host, repository: Repository, suffix: str
 ) -> None:
-    repository.serve(repository.image(layers=[repository.blob(media.OCI_LAYER + suffix, LAYER)]))
-    assert "unsupported type" in pull(host, repository, code=1)
-    assert repository.registry.count(f"GET /v2/app/blobs/{Digest.of(LAYER)}") == 0
+    layers = [repository.blob(media.OCI_LAYER_GZIP, LAYER), repository.blob(media.OCI_LAYER + suffix, OTHER_LAYER)]
+    config = repository.blob(media.OCI_CONFIG, repository.config(layers=2))
+    repository.serve(repository.image(config=config, layers=layers))
+    said = pull(host, repository, code=1)
+    assert f"unsupported type {media.OCI_LAYER + suffix}" in said.replace("'", "")
+    for layer in (LAYER, OTHER_LAYER):
+        assert repository.registry.count(f"GET /v2/app/blobs/{Digest.of(layer)}") == 0
+
+
+def test_p56_a_zstd_layer_is_unpacked(host: Host, repository: Repository) -> None:
+    """In two frames, as parallel compressors write it."""
+    plain = gzip.decompress(archive([entry("data", b"of zstd" * 1000)]))
+    packed = b"".join(zstandard.compress(part) for part in (plain[:1000], plain[1000:]))
+    config = repository.config(rootfs={"type": "layers", "diff_ids": [str(Digest.of(plain))]})
+    layers = [repository.blob(media.OCI_LAYER_ZSTD, packed)]
+    document = repository.image(config=repository.blob(media.OCI_CONFIG, config), layers=layers)
+    data = repository.serve(document)
+    assert pull(host, repository) == Digest.of(data)
+    (directory,) = (path for path in (host.root / "layers").iterdir() if path.is_dir())
+    assert (directory / "data").read_bytes() == b"of zstd" * 1000
 
 
 def test_p56_a_zstd_layer_that_skopeo_pushed_is_unpacked(host: Host, registry: RegistryServer, tmp_path: Path) -> None:
-    write_layout(tmp_path / "layout", [LAYER, archive([])])
+    write_layout(tmp_path / "layout", [LAYER, archive([entry("data", b"of zstd")])])
     target = f"{registry.host}/zstd:1"
     command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-compress-format", "zstd"]
     subprocess.run([*command, "--dest-tls-verify=false", f"oci:{tmp_path}/layout", f"docker://{target}"], check=True)
     host.run("image", "pull", "--plain-http", target)
     manifest = json.loads(raw(host, target))
     assert {layer["mediaType"] for layer in manifest["layers"]} == {media.OCI_LAYER_ZSTD}
+    assert [path.read_bytes() for path in (host.root / "layers").glob("*/data")] == [b"of zstd"]
 
 
 def test_p58_embedded_data_saves_the_fetch_and_wrong_data_does_not(host: Host, repository: Repository) -> None:
