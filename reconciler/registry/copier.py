@@ -65,6 +65,7 @@ class Copier:
         self._guard = threading.Lock()
         self._blobs: dict[tuple[str, Digest], Future[Outcome]] = {}
         self._manifests: dict[tuple[str, Digest], Future[None]] = {}
+        self._written: set[tuple[str, Digest]] = set()
         self._data = {} if fetched is None else fetched
         self._known_tags: dict[str, frozenset[str]] = {}
         self._companions: dict[str, Mapping[Digest, Sequence[str]]] = {}
@@ -107,7 +108,7 @@ class Copier:
         digest = Digest.of(data)
         if digest != wanted:
             raise IntegrityError(f"narrowing {source} gave {digest.short}, not {wanted.short}", hint="plan again")
-        if not self._client.has_manifest(target.with_digest(digest)) or isinstance(parse_manifest(data), Index):
+        if isinstance(parse_manifest(data), Index) or not self._has(target, digest):
             self._parts(data, way)
         if referrers:
             self._attach(_subjects(data, of), way)
@@ -190,10 +191,13 @@ class Copier:
         future.result()
 
     def _bring(self, digest: Digest, way: _Way, depth: int) -> None:
-        if not self._client.has_manifest(way.target.with_digest(digest)):
+        if not self._has(way.target, digest):
             data = self._read(way.source.with_digest(digest))
             self._parts(data, way, depth)
             self._put(way.target.with_digest(digest), data)
+
+    def _has(self, repository: Reference, digest: Digest) -> bool:
+        return (repository.name, digest) in self._written or self._client.has_manifest(repository.with_digest(digest))
 
     def _attach(self, subjects: Collection[Digest], way: _Way) -> None:
         """Brings what is listed as referring to ``subjects``, and to that in turn.
@@ -257,6 +261,7 @@ class Copier:
     def _put(self, reference: Reference, data: bytes) -> None:
         manifest = PushManifest(parse_manifest(data).media_type, data, Digest.of(data))
         self._client.push(reference, (), [manifest])
+        self._written.add((reference.name, manifest.digest))
 
 
 def travelling(manifest: Manifest) -> list[Descriptor]:
