@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from contextlib import closing
 
 import pytest
@@ -192,6 +193,27 @@ def test_a_mirrors_wrong_half_does_not_spoil_the_origins(harness, registry, mirr
     sink = MemorySink()
     harness.client(registry, mirrors=mirrors(registry, mirror.url)).blob(ref("app:1"), layer(BLOB), sink)
     assert bytes(sink.data) == BLOB
+
+
+def test_p61_a_blob_that_the_first_mirror_lacks_comes_from_the_second(harness, registry, mirror, second, ref):
+    mirror.on("GET /v2/app/manifests", served(DATA)).on(BLOBS, Step(404))
+    second.on(BLOBS, Step(200, BLOB))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url, second.url))
+    client.manifest(ref(f"app@{Digest.of(DATA)}"))
+    assert client.blob(ref("app:1"), layer(BLOB), MemorySink()) == second.url
+    assert registry.asked == []
+
+
+def test_p59_a_mirror_that_does_not_answer_in_time(harness, registry, mirror, second, ref):
+    gate = threading.Event()
+    mirror.on("GET ", Step(200, DATA, before=lambda: gate.wait(10)))
+    second.on("GET ", served(DATA))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url, second.url), idle=0.2)
+    try:
+        assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
+    finally:
+        gate.set()
+    assert (mirror.count(""), second.count(""), registry.asked) == (1, 1, [])
 
 
 def test_p62_ns_goes_to_mirrors_and_the_origins_login_does_not(harness, registry, mirror, ref):

@@ -81,7 +81,7 @@ def test_p64_not_mounted_but_begun(harness, open_registry, ref):
     assert open_registry.count(POST) == 1
 
 
-@pytest.mark.parametrize("status", [400, 404, 405])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 422])
 def test_p64_mounting_refused(harness, open_registry, ref, status):
     open_registry.on(POST, Step(status), session()).on(PUT, Step(201))
     harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST], mount_from=ref("base"))
