@@ -16,11 +16,12 @@ Rules of lookup:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 from reconciler.errors import InvalidError, RefusedError
 from reconciler.value import dataclass
@@ -29,6 +30,7 @@ Resolve = Literal["first", "fallback", "never"]
 EVERY_OTHER = "*"
 HUB = "docker.io"
 _HUB_API = "registry-1.docker.io"
+_PLAIN = re.compile(r"[!-~]+")
 _HUB_ALIASES = frozenset({HUB, "index.docker.io", _HUB_API})
 
 
@@ -91,6 +93,11 @@ class MirrorEndpoint:
             raise InvalidError(f"mirror {ascii(self.url)} is no http or https URL", hint="write https://host[:port]")
         if parts.query or parts.fragment:
             raise InvalidError(f"mirror {ascii(self.url)} has a query or a fragment", hint="leave it out")
+        if not _PLAIN.fullmatch(self.url) or {".", ".."} & set(unquote(parts.path).split("/")):
+            raise InvalidError(
+                f"mirror {ascii(self.url)} has blanks, other than ASCII, or dots for directories in it",
+                hint="write the address as it is sent, such as https://host/prefix",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,9 @@ class RegistryHosts:
         name = canonical_host(name)
         return self.hosts.get(name) or HostConfig(name)
 
+    def _declares(self, name: str) -> bool:
+        return canonical_host(name) in self.hosts
+
     def credentials(self, name: str, repository: str = "") -> Credentials | None:
         """The credentials for ``repository`` of the host ``name``: the declared ones, else ``credentials_for``."""
         declared = self.host(name).credentials
@@ -187,7 +197,9 @@ class RegistryHosts:
         as_it_stands = path == "v2" or path.startswith("v2/")
         prefix = path.removeprefix("v2").strip("/") if as_it_stands else ""
         base = path if as_it_stands else f"{path}/v2".lstrip("/")
-        host = self.host(parts.netloc)
+        # A port that is the scheme's own may be spelled out in the one place and not in the other.
+        name = next((name for name in (parts.netloc, authority_of(mirror.url)) if self._declares(name)), parts.netloc)
+        host = self.host(name)
         return Endpoint(
             name=mirror.url,
             base=f"{parts.scheme}://{parts.netloc}/{base}/",

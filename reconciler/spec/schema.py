@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Network
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
@@ -67,6 +67,8 @@ def _mirror_url(value: str) -> str:
         raise InvalidError("a mirror URL holds no credentials", hint="put them under `registries:` for its own host")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
         raise InvalidError("malformed mirror URL", hint="write http(s)://HOST[:PORT][/PREFIX]")
+    if not re.fullmatch("[!-~]+", value) or {".", ".."} & set(unquote(parts.path).split("/")):
+        raise InvalidError("a mirror URL has no blanks, nothing but ASCII, and no . or .. as a directory")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 

@@ -85,14 +85,15 @@ def _mirror(found: Found, url: str, table: dict[str, Any], resolve: Resolve, whe
     if table.get("header"):
         found.note(f"{url} is left out: headers of one's own are not sent")
         return None
-    path = urlsplit(url).path.rstrip("/")
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/")
     ours_as_it_stands = path == "/v2" or path.startswith("/v2/")
     # Without override_path containerd adds /v2 unless the path ends in it; with it, nothing is added.
     theirs_as_it_stands = truth_of(table, "override_path", str(where)) or path.endswith("/v2")
     if ours_as_it_stands != theirs_as_it_stands:
         found.note(f"{url} is left out: its path cannot be asked for here")
         return None
-    if url.startswith("https://") and not _tls(found, authority_of(url), table, where):
+    if parts.scheme == "https" and not _tls(found, authority_of(url), table, where):
         return None
     return mirror if "resolve" in capabilities else MirrorEndpoint(mirror.url, "never")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.errors import InvalidError
+from reconciler.errors import InvalidError, RefusedError
 from reconciler.registry.hosts import Credentials, HostConfig, MirrorEndpoint, RegistryHosts, authority_of, origin_of
 
 
@@ -48,8 +48,10 @@ def test_a_mirrors_url_may_have_a_path(url, base, scope):
 
 
 @pytest.mark.parametrize(
-    "url", ["m:5000", "ftp://m", "https://", "https://m?x=1", "https://m#x", "https://u:secret@m", "http://m:99999"]
-)
+    "url",
+    ["m:5000", "ftp://m", "https://", "https://m?x=1", "https://m#x", "https://u:secret@m", "http://m:99999",
+     "https://m/v2/../x", "https://m/%2e%2e/x", "https://m/./x", "https://m/a b", "https://m\n.evil", "https://mé"],
+)  # fmt: skip
 def test_malformed_mirrors(url):
     with pytest.raises(InvalidError) as caught:
         MirrorEndpoint(url)
@@ -63,6 +65,40 @@ def test_every_other_registry():
     assert [mirror.name for mirror in hosts.mirrors_of("ghcr.io")] == ["https://every"]
     assert hosts.mirrors_of("quay.io") == ()
     assert hosts.mirrors_of("every") == (), "a registry is no mirror of itself"
+
+
+@pytest.mark.parametrize("url", ["https://m", "https://M:443", "https://m:443/x"])
+@pytest.mark.parametrize("declared", ["m", "m:443"])
+def test_a_mirrors_login_and_authority_are_found_with_the_port_spelled_out_or_not(url, declared):
+    config = HostConfig(declared, credentials=Credentials("ci", "x"))
+    hosts = RegistryHosts({declared: config}, {"r.io": (MirrorEndpoint(url),)})
+    found = declared == "m" or ":443" in url
+    assert hosts.credentials(hosts.mirrors_of("r.io")[0].credential_name) == (Credentials("ci", "x") if found else None)
+
+
+def test_another_port_is_another_server():
+    config = HostConfig("m", credentials=Credentials("ci", "x"))
+    mirrors = (MirrorEndpoint("https://m:80"), MirrorEndpoint("http://m"), MirrorEndpoint("https://m:5000"))
+    hosts = RegistryHosts({"m": config}, {"r.io": mirrors})
+    assert [mirror.credential_name for mirror in hosts.mirrors_of("r.io")] == ["m:80", "m", "m:5000"]
+    assert [mirror.authenticates for mirror in hosts.mirrors_of("r.io")] == [True, False, True]
+
+
+def test_what_stands_for_every_registry_does_not_stand_for_itself():
+    every = (MirrorEndpoint("https://m/cache"), MirrorEndpoint("https://n"))
+    hosts = RegistryHosts(mirrors={"*": every})
+    assert [mirror.name for mirror in hosts.mirrors_of("m")] == ["https://n"]
+    assert [mirror.name for mirror in hosts.mirrors_of("M:443")] == ["https://n"]
+    assert [mirror.name for mirror in hosts.mirrors_of("m:5000")] == ["https://m/cache", "https://n"]
+
+
+@pytest.mark.parametrize(
+    ("registry", "query"),
+    [("[::1]:5000", "ns=%5B%3A%3A1%5D%3A5000"), ("r.io:443", "ns=r.io%3A443"), ("Index.Docker.IO", "ns=docker.io")],
+)
+def test_p62_ns_names_the_registry_as_references_do(registry, query):
+    hosts = RegistryHosts(mirrors={"*": (MirrorEndpoint("https://m/p"),)})
+    assert hosts.mirrors_of(registry)[0].url("a/b", "blobs/x") == f"https://m/p/v2/a/b/blobs/x?{query}"
 
 
 def test_the_order_for_tags_and_for_content():
@@ -102,3 +138,11 @@ def test_origins_spell_out_the_port():
     assert origin_of("http://[::1]:5000/") == "http://[::1]:5000"
     assert authority_of("https://host:443/") == "host"
     assert authority_of("http://host:443/") == "host:443"
+
+
+def test_a_blocked_registry_has_nobody_to_ask():
+    hosts = RegistryHosts(mirrors={"*": (MirrorEndpoint("https://m"),)}, blocked={"Index.docker.io": "/etc/x.conf"})
+    for ask in (hosts.origin, hosts.mirrors_of, hosts.for_content, hosts.for_tags):
+        with pytest.raises(RefusedError, match=r"^docker.io is blocked by /etc/x\.conf$"):
+            ask("docker.io")
+    assert len(hosts.for_content("quay.io")) == 2

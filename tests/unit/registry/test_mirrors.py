@@ -287,3 +287,40 @@ def test_p62_the_logins_of_all_sides_stay_apart(harness, registry, mirror, secon
     assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
     sent = {server.asked[-1].headers["authorization"] for server in (registry, mirror, second, storage)}
     assert len(sent) == 4
+
+
+def test_p62_one_mirror_of_every_registry_is_told_which_one_is_meant(harness, registry, second, mirror, ref):
+    """Two registries have repositories of the same name. One that does not listen to `ns` gives the wrong bytes."""
+    one, two = (server.host.replace(":", "%3A") for server in (registry, second))
+    mirror.on(f"GET /cache/v2/app/manifests/{Digest.of(DATA)}?ns={one}", served(DATA))
+    mirror.on(f"GET /cache/v2/app/manifests/{Digest.of(OTHER)}?ns={two}", served(DATA))
+    second.on("GET ", served(OTHER))
+    client = harness.client(registry, second, mirrors={"*": (MirrorEndpoint(f"{mirror.url}/cache"),)})
+    assert client.manifest(ref(f"app@{Digest.of(DATA)}")) == DATA
+    assert client.manifest(ref("app").parse(f"{second.host}/app@{Digest.of(OTHER)}")) == OTHER
+    assert (mirror.count(""), registry.count(""), second.count("")) == (2, 0, 1)
+
+
+def test_p62_what_a_mirror_below_a_path_redirects_to_gets_neither_ns_nor_login(harness, registry, mirror, storage, ref):
+    mirror.on("GET /v2/team/", Step(401, b"", {"WWW-Authenticate": "Basic realm=x"}))
+    mirror.on("GET /v2/team/app/blobs/", Step(307, b"", {"Location": f"{storage.url}/bucket/x?sig=1"}))
+    storage.on("GET /bucket/x?sig=1", Step(200, BLOB))
+    own = HostConfig(mirror.host, plain_http=True, credentials=Credentials("m", "pw"))
+    client = harness.client(registry, mirrors=mirrors(registry, f"{mirror.url}/v2/team"), hosts={mirror.host: own})
+    sink = MemorySink()
+    client.blob(ref("app:1"), layer(BLOB), sink)
+    assert bytes(sink.data) == BLOB
+    assert "authorization" in mirror.asked[1].headers
+    assert storage.lines == ["GET /bucket/x?sig=1"]
+    assert registry.asked == []
+
+
+def test_p62_tags_and_what_the_origin_has_are_never_a_mirrors_to_say(harness, registry, mirror, ref):
+    declared = {"*": (MirrorEndpoint(mirror.url, "first"),)}
+    registry.on("GET /v2/app/tags/list", Step(200, b'{"name": "app", "tags": ["1"]}'))
+    registry.on("HEAD /v2/app/manifests/", served(DATA, times=3))
+    client = harness.client(registry, mirrors=declared)
+    assert list(client.tags(ref("app:1"))) == ["1"]
+    assert client.has_manifest(ref(f"app@{Digest.of(DATA)}"))
+    assert client.tag_digest(ref("app:1")) == Digest.of(DATA)
+    assert mirror.asked == []
