@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from reconciler.cli.table import span
 from reconciler.clock import rfc3339
@@ -35,7 +36,7 @@ class MirrorState:
         rest = health.rest(datetime.fromtimestamp(now, UTC))
         times = f"{health.failures} failure{'s' * (health.failures != 1)}"
         again = f"next try in {span(rest)}" if rest else "next try is due"
-        error = health.last_error.removeprefix(f"{self.url}: ")
+        error = health.last_error.removeprefix(f"{self.url}: ").removeprefix(f"{urlsplit(self.url).netloc}: ")
         return f"failing for {span(now - health.since.timestamp())}, {times}, {again}: {error}"
 
     def document(self, now: float) -> dict[str, Any]:

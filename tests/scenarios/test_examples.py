@@ -22,11 +22,13 @@ EXAMPLES = REPOSITORY / "examples"
 APPLIED_BY_QUICKSTART = {"hello"}
 APPLIED_BY_SYNCS = {"syncs"}
 APPLIED_BY_TRACKING = {"tracking"}
+APPLIED_BY_MIRRORS = {"mirrors"}
 SPECS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    assert {path.name for path in SPECS} == APPLIED_BY_QUICKSTART | APPLIED_BY_SYNCS | APPLIED_BY_TRACKING
+    applied = APPLIED_BY_QUICKSTART | APPLIED_BY_SYNCS | APPLIED_BY_TRACKING | APPLIED_BY_MIRRORS
+    assert {path.name for path in SPECS} == applied
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)

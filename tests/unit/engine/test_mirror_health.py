@@ -29,7 +29,7 @@ FAILING = EndpointHealth(
     failures=3,
     failed_at=NOW,
     next_try=NOW + timedelta(seconds=120),
-    last_error=f"{URL}: cannot connect: Connection refused",
+    last_error="127.0.0.1:5001: cannot connect: Connection refused",
 )
 
 
