@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.engine.port import Outcome
 from reconciler.errors import ReconcilerError
 from reconciler.model.address import Address
 from reconciler.plan.plan import Plan
+from reconciler.value import dataclass
 
 Status = Literal["done", "unchanged", "failed", "blocked", "stopped"]
 

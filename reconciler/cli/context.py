@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.embedded.engine import EmbeddedEngine

@@ -15,8 +15,9 @@ A pass, as the drivers run it::
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import BinaryIO, Literal
 from urllib.parse import urlencode, urlsplit
 
@@ -19,6 +18,7 @@ from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint
 from reconciler.registry.session import Ask, Session, join
 from reconciler.registry.transport import CHUNK
+from reconciler.value import dataclass
 
 Outcome = Literal["skipped", "mounted", "uploaded"]
 BlobProgress = Callable[[Descriptor, Outcome | Literal["uploading"], int], None]

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -20,6 +19,7 @@ from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint
 from reconciler.registry.session import Ask, Session
 from reconciler.registry.turns import Turns
+from reconciler.value import dataclass
 
 _BEING_WRITTEN = ("DIGEST_INVALID",)
 """What distribution's file system driver says of a blob whose link another push is writing at the same moment: it reads

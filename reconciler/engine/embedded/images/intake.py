@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,6 +29,7 @@ from reconciler.store.archive.compression import GzipWriter, decompress
 from reconciler.store.collection.leases import Lease
 from reconciler.store.images import ImageRecord, LayerRecord
 from reconciler.store.layers.unpacking import Unpacking
+from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.engine.port import ItemProgress, ItemState
