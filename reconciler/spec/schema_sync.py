@@ -105,11 +105,12 @@ class Sync(Model):
     )
     referrers: Bool = Field(
         default=True,
-        description="Copy what refers to an image too: signatures, attestations, SBOMs, by the list of the registry "
-        "and by tags `sha256-...`.",
+        description="Copy what refers to an image or its parts too, also when it is made later: signatures, "
+        "attestations, SBOMs, by the list of the registry and by tags `sha256-...`.",
     )
     prune: Annotated[SyncPrune | None, BeforeValidator(_prune_before), Also({"type": "boolean"})] = Field(
         default=None,
-        description="`true` deletes tags of the target that are not chosen. Left out or `false`, they stay.",
+        description="`true` deletes tags of the target that are not chosen, but for those that only lack age. Left "
+        "out or `false`, all stay.",
     )
     interval: Duration = Field(default=3600.0, description="How often a daemon looks, at most.")
