@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,56 @@ def push_and_pull(registry: RegistryClient, host: str) -> None:
     sink = Sink()
     registry.blob(reference, blob(LAYER), sink)
     assert bytes(sink.data) == LAYER
+
+
+@pytest.fixture(params=["plain", "tokens", "tls", "tokens over tls"])
+def way(
+    request: pytest.FixtureRequest, tmp_path: Path, certificate: tuple[Path, Path]
+) -> Iterator[tuple[RegistryServer, RegistryHosts]]:
+    """A registry, and what a client is told of it."""
+    secure = certificate if "tls" in request.param else None
+    trust = TlsConfig(ca=certificate[0])
+    login = USER if "tokens" in request.param else None
+    hosts: dict[str, HostConfig] = {}
+    with ExitStack() as stack:
+        tokens = None
+        if login is not None:
+            users = {USER.username: USER.password}
+            tokens = stack.enter_context(running_token_server(tmp_path / "tokens", users, certificate=secure))
+            hosts[tokens.host] = HostConfig(tokens.host, plain_http=secure is None, tls=trust)
+        server = stack.enter_context(running_registry(tmp_path / "registry", tokens=tokens, certificate=secure))
+        hosts[server.host] = HostConfig(server.host, plain_http=secure is None, tls=trust, credentials=login)
+        yield server, RegistryHosts(hosts)
+
+
+def test_all_that_a_client_does_on_each_way(way: tuple[RegistryServer, RegistryHosts]) -> None:
+    """An index pushed in chunks with its children first, mounted elsewhere, resumed, read, listed."""
+    server, hosts = way
+    reference, elsewhere = (Reference.parse(f"{server.host}/team/{name}:1") for name in ("app", "copy"))
+    children = [manifest(machine="one"), manifest(machine="two")]
+    entries = [
+        {**Descriptor(child.media_type, child.digest, len(child.data)).to_json(), "platform": {"os": "linux"}}
+        for child in children
+    ]
+    data = json.dumps({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}).encode()
+    whole = [*children, PushManifest(media.OCI_INDEX, data, Digest.of(data))]
+    with RegistryClient(hosts, clock=SystemClock(), chunk_size=600_000) as registry:
+        registry.push(reference, BLOBS, whole)
+        assert server.requests("PATCH") == 5  # four chunks of the layer, one of the config
+        assert registry.push(elsewhere, BLOBS, whole, mount_from=reference).mounted == tuple(b.digest for b, _ in BLOBS)
+        assert server.requests("PATCH") == 5
+        for place in (reference, elsewhere):
+            found = registry.resolve(place, known=lambda _: False)
+            assert (found.descriptor.media_type, found.data) == (media.OCI_INDEX, data)
+            for child in children:
+                assert registry.manifest(place.with_digest(child.digest)) == child.data
+            sink = Sink()
+            sink.data += LAYER[:700_000]
+            fetched: list[int] = []
+            registry.blob(place, blob(LAYER), sink, fetched.append)
+            assert (bytes(sink.data), sum(fetched)) == (LAYER, len(LAYER) - 700_000)
+        assert list(registry.tags(reference)) == ["1"]
+    assert server.requests("GET", "/blobs/") == 2
 
 
 def test_p01_tokens(tmp_path: Path) -> None:
