@@ -92,7 +92,8 @@ class Layer:
             return "  ".join(parts) + (f"  (from {size(self.resumed)})" if self.resumed else "")
         if event.state == "mounted" and event.origin:
             text += f" from {event.origin}"
-        return f"{text} ({size(event.total)})" if self.ended and event.total is not None else text
+        told = (self.ended or event.state == "pulling") and event.total is not None
+        return f"{text} ({size(event.total or 0)})" if told else text
 
     def share(self) -> float | None:
         """How much of it is there, from 0 to 1, while it moves."""

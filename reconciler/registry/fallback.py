@@ -69,7 +69,7 @@ class Patience:
         passed: Endpoint | None = None
         for endpoint, turn in self._turns(endpoints, failures):
             if passed is not None:
-                notes.append(f"passing over {passed.name}: {failures[passed]}")
+                notes.append(f"passing over {passed.name}: {failures[passed]}; asking {endpoint.name}")
                 if not quiet:
                     self._note(notes[-1])
             passed = endpoint

@@ -29,11 +29,13 @@ class RetryPolicy:
     jitter: Callable[[], float] = field(default=random.random, compare=False)
 
     def pause(self, failed: int, error: TemporaryError, note: Callable[[str], None]) -> None:
-        """Waits after the ``failed``-th failure in a row (from 1)."""
+        """Waits after the ``failed``-th failure in a row (from 1), and tells ``note`` why."""
         wished = error.retry_after
         if wished is None:
             full = min(self.longest, self.first * 2 ** (failed - 1))
-            self.sleep(full / 2 + full / 2 * self.jitter())
+            wait = full / 2 + full / 2 * self.jitter()
+            note(f"asking again in {wait:.1f} s: {error}")
+            self.sleep(wait)
             return
         wait = min(wished, self.cap)
         why = f"rate limit of {error.server}" if isinstance(error, LimitedError) else str(error)
