@@ -104,6 +104,8 @@ class MemoryEngine:
         """Registries that nobody may ask, and the file that says so: as declared now, else as recorded."""
         facts = {address.name: found.form for address, found in self._kept.facts.items() if address.kind == "mirror"}
         found = {name: str(form["from_file"]) for name, form in facts.items() if form.get("blocked")}
+        if hosts.files_read:
+            found.clear()
         declared = {item.host for item in hosts.mirrors if not item.blocked}
         named = {item.host: item.from_file for item in hosts.mirrors if item.blocked}
         return {name: file for name, file in {**found, **named}.items() if name not in declared}

@@ -35,10 +35,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """The registries and mirrors to go by, as the specs declare them: a plan may precede their recording."""
+    """The registries and mirrors to go by, as the specs declare them: a plan may precede their recording.
+
+    With ``files_read`` they hold all that files of the host say now: what was recorded of these before is out of date.
+    """
 
     registries: tuple[Registry, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
+    files_read: bool = False
 
 
 ItemState = Literal[
@@ -156,7 +160,7 @@ class Engine(Protocol):
     def host_mirrors(self) -> HostMirrors:
         """The mirrors that files of this host name for other programs. Writes nothing.
 
-        Raises ``InvalidError`` naming a file that cannot be read or is wrong."""
+        Raises ``HostError`` naming a file that cannot be read or is wrong."""
 
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         """Pins every pull to a digest, in parallel. Writes nothing. One result for each address asked for."""

@@ -33,9 +33,9 @@ def pulls_of(desired: Desired) -> Mapping[Address, Pull]:
     return {address: item.source for address, item in images.items() if isinstance(item.source, Pull)}
 
 
-def host_facts(desired: Desired) -> tuple[tuple[Registry, ...], tuple[Mirror, ...]]:
-    """The registries and the mirrors that ``desired`` declares, by host."""
+def host_facts(desired: Desired) -> tuple[tuple[Registry, ...], tuple[Mirror, ...], bool]:
+    """The registries and the mirrors that ``desired`` declares, by host; and whether it has read the host's files."""
     found = desired.resources.values()
     registries = sorted((item for item in found if isinstance(item, Registry)), key=lambda item: item.host)
     mirrors = sorted((item for item in found if isinstance(item, Mirror)), key=lambda item: item.host)
-    return tuple(registries), tuple(mirrors)
+    return tuple(registries), tuple(mirrors), bool(desired.from_host)

@@ -89,7 +89,7 @@ def value(path: str, content: Any) -> str:
         return _clip(printable(_file(content)))
     if isinstance(content, (int, float)) and (words := _WORDS_OF_NUMBERS.get(path.rpartition(".")[2])):
         return words(content)
-    return _clip(printable(json.dumps(content, ensure_ascii=False)))
+    return _clip(printable(json.dumps(content, ensure_ascii=False, sort_keys=True)))
 
 
 def _clip(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reconciler.errors import HostError, InvalidError
 from reconciler.model.desired import HostMirrors
 from reconciler.model.resources import Endpoint, Mirror, Registry
 from reconciler.registry.from_host.files import read_host_files
@@ -10,7 +11,11 @@ from reconciler.registry.from_host.places import Places
 
 def host_mirrors(places: Places) -> HostMirrors:
     """See ``Engine.host_mirrors``."""
-    files = read_host_files(places)
+    try:
+        files = read_host_files(places)
+    except InvalidError as error:
+        # It is not the specs that are wrong.
+        raise HostError(str(error), hint=error.hint) from None
     registries = (
         Registry(
             host,

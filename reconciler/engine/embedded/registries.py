@@ -55,15 +55,17 @@ def recorded_facts(facts: Mapping[Address, ObservedFact]) -> HostFacts:
 def merged(declared: HostFacts, recorded: HostFacts) -> HostFacts:
     """What is declared now, and what was recorded for hosts that are not declared now.
 
-    What a file of the host says gives way to what a spec declared, be that another stack's.
+    What a file of the host says gives way to what a spec declared, be that another stack's; and what a file said
+    before, to what the files say now.
     """
     from reconciler.engine.port import HostFacts
 
-    registries = {item.host: item for item in recorded.registries}
+    current = not declared.files_read
+    registries = {item.host: item for item in recorded.registries if current or not item.from_file}
     for registry in declared.registries:
         if not registry.from_file or registries.get(registry.host, registry).from_file:
             registries[registry.host] = registry
-    mirrors = {item.host: item for item in recorded.mirrors}
+    mirrors = {item.host: item for item in recorded.mirrors if current or not item.from_file}
     for mirror in declared.mirrors:
         if not mirror.from_file or mirrors.get(mirror.host, mirror).from_file:
             mirrors[mirror.host] = mirror

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engine.embedded.registries import Surroundings, make_client
+from reconciler.engine.embedded.host_mirrors import host_mirrors
+from reconciler.engine.embedded.registries import Surroundings, make_client, merged, recorded_facts
 from reconciler.engine.port import HostFacts
-from reconciler.errors import AuthError
-from reconciler.model.resources import Auth, Registry
+from reconciler.errors import AuthError, HostError, RefusedError
+from reconciler.model.address import Address
+from reconciler.model.canonical import form
+from reconciler.model.observed import ObservedFact
+from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
 from reconciler.oci.reference import Reference
+from reconciler.registry.from_host.places import Places
 from reconciler.testing.scripted_registry import ScriptedRegistry, Step
 
 CANARY = "canary-2f61"

@@ -189,7 +189,7 @@ def test_interest_names_what_a_plan_looks_at() -> None:
 def test_host_facts_are_those_declared_by_host() -> None:
     b, a, mirror = Registry("b"), Registry("a"), Mirror("*", ())
     resources = {Address("registry", "b"): b, Address("registry", "a"): a, Address("mirror", "*"): mirror}
-    assert host_facts(Desired(resources, frozenset({"shop"}))) == ((a, b), (mirror,))
+    assert host_facts(Desired(resources, frozenset({"shop"}))) == ((a, b), (mirror,), False)
 
 
 def test_a_thousand_containers_are_planned_in_a_third_of_a_second() -> None:
