@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -26,12 +25,38 @@ _STYLES = {"failed": "red", "blocked": "yellow"}
 
 
 class LiveDisplay:
-    """See ``progress.Display``. A thread of its own draws: to hear of an event costs no drawing."""
+    """See ``progress.Display``. It draws while its ``with`` block runs; however that ends, the cursor is back then.
 
-    def __init__(self, console: Console, monotonic: Callable[[], float] = time.monotonic) -> None:
+    With ``stays`` the last frame remains. A thread draws, so that to hear of an event costs none of it; without
+    ``auto`` only ``draw`` does.
+    """
+
+    def __init__(
+        self, console: Console, *, stays: bool, auto: bool = True, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
         self._monotonic = monotonic
         self._board = Board()
+        self._live = Live(
+            get_renderable=self.frame,
+            console=console,
+            auto_refresh=auto,
+            refresh_per_second=_FRAMES,
+            transient=not stays,
+            redirect_stdout=False,
+            vertical_overflow="crop",
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def draw(self) -> None:
+        """Draws what is to be seen now."""
+        self._live.refresh()
 
     def begin(self, key: str, title: str) -> None:
         self._board.begin(key, title, self._monotonic())
@@ -65,27 +90,7 @@ class LiveDisplay:
         self._console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
-@contextmanager
-def live(context: Context, *, stays: bool) -> Iterator[LiveDisplay]:
-    """Draws until the block ends, however it ends; then the cursor is back. With ``stays`` the last frame remains."""
+def live(context: Context, *, stays: bool) -> LiveDisplay:
+    """A display on the terminal that stderr is."""
     console = Console(file=context.stderr, no_color=bool(context.environment.get("NO_COLOR")), highlight=False)
-    with drawing(console, stays=stays) as display:
-        yield display
-
-
-@contextmanager
-def drawing(
-    console: Console, *, stays: bool, auto: bool = True, monotonic: Callable[[], float] = time.monotonic
-) -> Iterator[LiveDisplay]:
-    """As ``live``, on a console. Without ``auto`` it draws only at the beginning, at the end, and above it."""
-    display = LiveDisplay(console, monotonic)
-    with Live(
-        get_renderable=display.frame,
-        console=console,
-        auto_refresh=auto,
-        refresh_per_second=_FRAMES,
-        transient=not stays,
-        redirect_stdout=False,
-        vertical_overflow="crop",
-    ):
-        yield display
+    return LiveDisplay(console, stays=stays)

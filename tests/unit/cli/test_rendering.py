@@ -1,10 +1,9 @@
-"""Tables, units, states in words, and progress: what people and programs read."""
+"""Tables, units, states in words, and reports: what people and programs read."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +13,11 @@ import pytest
 from reconciler.apply.report import Report, StepResult
 from reconciler.cli.apply import _print_report
 from reconciler.cli.context import Context, auth_files, proxies
-from reconciler.cli.progress import display
 from reconciler.cli.report import document
 from reconciler.cli.status import _daemon_lines, describe
 from reconciler.cli.table import ago, since, size, table
 from reconciler.daemon.conditions import BadRevision, Conditions, DaemonStatus
-from reconciler.engine.port import Outcome, ProgressEvent
+from reconciler.engine.port import Outcome
 from reconciler.errors import HostError, LockedError
 from reconciler.model.action import ReleaseVolume
 from reconciler.model.address import Address
@@ -95,54 +93,8 @@ def test_states_in_words(fields: dict[str, object], shown: str) -> None:
     assert describe(replace(seen, **fields), 100.0) == shown  # type: ignore[arg-type]
 
 
-# Progress: on stderr only
-
-
 def result(**fields: object) -> StepResult:
     return replace(StepResult(STEP.id, DATA, "release", "done", Outcome(bytes_pulled=1000)), **fields)  # type: ignore[arg-type]
-
-
-def test_plain_progress_is_a_line_per_step_and_none_per_chunk() -> None:
-    made = context(progress="plain")
-    with display(made) as shown:
-        shown.step(STEP, None)
-        for done in range(100):
-            shown.progress(ProgressEvent(DATA, "blob", "downloading", done, 100))
-        shown.progress(ProgressEvent(DATA, "blob", "complete", 100, 100))
-        shown.step(STEP, result(seconds=1.25))
-        shown.step(STEP, result(status="failed", outcome=None, error=HostError("no \x1b[2J", hint="do")))
-    out, err = written(made)
-    assert out == ""
-    assert err.splitlines() == [
-        "volume/shop/data: blob: Pull complete (100 B)",
-        "release volume/shop/data: done in 1.2 s (1.0 kB pulled)",
-        "release volume/shop/data: FAILED: no \\x1b[2J (do)",
-    ]
-
-
-def test_json_progress_is_one_document_per_line() -> None:
-    made = context(progress="json")
-    with display(made) as shown:
-        shown.step(STEP, None)
-        shown.progress(ProgressEvent(DATA, "blob", "downloading", 1, None))
-        shown.step(STEP, result(status="blocked", outcome=None, blocked_by="pull image/shop/app"))
-    out, err = written(made)
-    assert out == ""
-    lines = [json.loads(line) for line in err.splitlines()]
-    assert [line["event"] for line in lines] == ["step", "progress", "step"]
-    assert (lines[0]["status"], lines[2]["status"]) == ("started", "blocked")
-    assert lines[2]["blocked_by"] == "pull image/shop/app"
-
-
-def test_quiet_progress_says_nothing_and_no_terminal_means_plain() -> None:
-    made = context(progress="quiet")
-    with display(made) as shown:
-        shown.step(STEP, result())
-    assert written(made) == ("", "")
-    made = context(progress="auto")
-    with display(made) as shown:
-        shown.step(STEP, result())
-    assert "\x1b" not in written(made)[1]
 
 
 # Reports
