@@ -189,13 +189,17 @@ class DropSync(_Action):
 
 @dataclass(frozen=True, slots=True)
 class CopyTag(_Action):
-    """Copies what ``source`` is at the sync's source, as ``wanted``, and then writes ``tag`` at its target."""
+    """Copies what ``source`` is at the sync's source, as ``wanted``, and then writes ``tag`` at its target.
+
+    ``referrers`` are those of what refers to it that were seen to be missing; all there are go along.
+    """
 
     verb = "copy"
     sync: Sync
     tag: str
     source: Digest
     wanted: Digest
+    referrers: tuple[Digest, ...] = ()
 
     @property
     def step_id(self) -> str:
@@ -204,13 +208,17 @@ class CopyTag(_Action):
 
 @dataclass(frozen=True, slots=True)
 class CopyReferrers(_Action):
-    """Copies what refers to ``source`` and to its parts at the sync's source, where ``tag`` is at its target."""
+    """Copies what refers to ``source`` and to its parts at the sync's source, where ``tag`` is at its target.
+
+    ``referrers`` are as those of a ``CopyTag``.
+    """
 
     verb = "attach"
     sync: Sync
     tag: str
     source: Digest
     wanted: Digest
+    referrers: tuple[Digest, ...] = ()
 
     @property
     def step_id(self) -> str:

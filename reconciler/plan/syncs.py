@@ -133,10 +133,12 @@ def _steps(draft: Draft, address: Address, sync: Sync, work: _Work, record: SetS
     for tag, item in sorted(work.copies.items()):
         if companion_of(tag) is None:
             before = Gate(tuple(companions.get(item.source, ())))
-            copies.append(draft.step(CopyTag(address, sync, tag, item.source, item.wanted), gate.and_(before)))
+            action = CopyTag(address, sync, tag, item.source, item.wanted, work.referrers.get(tag, ()))
+            copies.append(draft.step(action, gate.and_(before)))
     for tag in sorted(work.referrers.keys() - work.copies.keys()):
         item = work.chosen[tag]
-        copies.append(draft.step(CopyReferrers(address, sync, tag, item.source, item.wanted), gate))
+        attach = CopyReferrers(address, sync, tag, item.source, item.wanted, work.referrers[tag])
+        copies.append(draft.step(attach, gate))
     last = gate.and_(Gate(tuple(copies)) if copies else OPEN)
     for tag, digest in sorted(work.deletes.items()):
         draft.step(PruneTag(address, sync, tag, digest), last)

@@ -201,7 +201,8 @@ class Session:
         if status in _TEMPORARY or words.startswith(ask.passing):
             wish = retry_after(response.headers.get("retry-after"), self._clock.now())
             if status == 429:
-                return LimitedError(message, server=server, retry_after=wish)
+                hint = "try again later; where logins have a larger quota, log in"
+                return LimitedError(message, server=server, hint=hint, retry_after=wish)
             return TemporaryError(message, retry_after=wish)
         return RegistryError(message)
 

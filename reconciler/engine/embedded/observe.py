@@ -171,6 +171,8 @@ class Observer:
                 others[address] = ObservedSync(row.form, row.stack)
                 continue
             sync = interest.syncs.get(address)
+            if sync is None and not row.stack:
+                continue  # it was looked at and never recorded: a guard forbade the plan
             asked = sync is not None and (not interest.only_due or row.is_due(now) or row.form != form(sync))
             view = look(sync) if sync is not None and asked else None
             resources[address] = ObservedSync(

@@ -14,12 +14,16 @@ import pytest
 
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.errors import RateLimitError, RefusedError, RegistryError
+from reconciler.model.observed import Interest
+from reconciler.model.policy import PlanOptions
 from reconciler.model.resources import Prune
 from reconciler.model.selection import TagSelection
 from reconciler.oci import media
 from reconciler.oci.companion import referrers_tag
 from reconciler.oci.digest import Digest
 from reconciler.oci.platform import Platform
+from reconciler.plan.saved import load, same_work, save
+from reconciler.reconcile import prepare
 from reconciler.testing.scripted_registry import Step
 from reconciler.testing.served_registry import ServedRegistry
 from reconciler.testing.sync_world import SyncWorld, fields, said
@@ -376,3 +380,27 @@ def test_a_rate_limit_at_the_target_ends_the_copies(world):
     assert all(isinstance(failure.error, RateLimitError) for failure in report.failures)
     assert "not tried after" in str(report.failures[-1].error)
     assert made.target.count("POST ") <= 4 * 6
+
+
+def test_a_sync_that_was_refused_is_remembered_and_not_shown(world):
+    made = world(tags=TagSelection(names=("1.0",)), prune=Prune())
+    made.source.image("app", "1.0", b"one")
+    for number in range(6):
+        made.target.image("app", f"old-{number}", f"{number}".encode())
+    with pytest.raises(RefusedError):
+        made.session(asked=True).one_pass()
+    assert made.address in made.engine.view().state.syncs.all()
+    assert made.address not in made.engine.observe(Interest()).resources
+
+
+def test_a_saved_plan_is_for_the_referrers_that_it_shows(world):
+    made = world(ServedRegistry(referrers_api=True), ServedRegistry(referrers_api=True))
+    one = made.source.image("app", "1.0", b"one")
+    made.apply()
+    made.source.referrer("app", one, b"signature")
+    plan, desired = made.plan(), prepare(made.stack().desired(), made.engine)
+    observed = made.engine.observe(Interest())
+    saved = load(save(plan, desired, observed, sources={}, options=PlanOptions(asked=True)))
+    assert same_work(saved, made.plan()) == []
+    made.source.referrer("app", one, b"another")
+    assert same_work(saved, made.plan()) == [f"planned differently: attach {made.address}:1.0"]
