@@ -135,6 +135,18 @@ HELPER = f"""#!/bin/sh
 """
 
 
+BROKEN = """\
+import reconciler.registry.auth as auth
+
+def answer(self, endpoint, scope, challenges, refused):
+    credentials = self._credentials(endpoint.credential_name, scope)
+    raise RuntimeError("broken in the middle of a login")
+
+auth.Authenticator._answer = answer
+"""
+"""Makes the program fail where it holds a login, in a way that nobody thought of."""
+
+
 class World:
     """Registries with a login each, and a host that has one canary in each place where such a login may stand."""
 
@@ -165,13 +177,18 @@ class World:
         """Puts the canaries where they belong; the files that hold one."""
         place = self.host.place
         programs, docker = place / "bin", place / ".docker" / "config.json"
-        programs.mkdir()
-        docker.parent.mkdir()
+        mirrors = place / "certs.d" / self.helped.host / "hosts.toml"
+        for directory in (programs, docker.parent, mirrors.parent, place / "broken"):
+            directory.mkdir(parents=True)
+        self.host.root.mkdir(mode=0o700)
+        (self.host.root / "host.yaml").write_text(f"certs_d: {place}/certs.d\n")
+        (place / "broken" / "sitecustomize.py").write_text(BROKEN)
         files = {
             place / "password": canary("file"),
             place / "mirror-password": canary("mirror"),
             place / "word": canary("secret"),
             programs / "docker-credential-canary": HELPER,
+            mirrors: f'[host."{self.mirror.url}".header]\nAuthorization = "{basic("mirror", "header")}"\n',
             docker: json.dumps(
                 {
                     "auths": {
@@ -216,7 +233,7 @@ class World:
             "registries": {
                 host: fields | ({"auth": auth[host]} if host in auth else {}) for host, fields in plain.items()
             },
-            "mirrors": {self.configured.host: [self.mirror.url]},
+            "mirrors": {"from_host": True, self.configured.host: [self.mirror.url]},
             "images": images,
             "tags": {
                 f"{self.helped.host}/pushed:1": {"image": "good0", "push": True},
@@ -262,7 +279,7 @@ def world(host: Host) -> Iterator[World]:
 
 PLACES = (
     "file", "variable", "helper", "stdin", "config", "identity", "bearer", "access", "refresh", "signed", "mirror",
-    "secret", "secret-variable", "given", "proxy", "userinfo", "wrong",
+    "secret", "secret-variable", "given", "proxy", "userinfo", "wrong", "header",
 )  # fmt: skip
 
 
@@ -295,7 +312,7 @@ def everything(host: Host, world: World) -> None:
         host.run(*words, code=4)
         for server in (world.filed, world.identified):
             server.runnable("app", "1", progress.encode())
-    for server, status in zip(2 * (world.filed, world.identified), REFUSALS, strict=True):
+    for server, status in ((world.filed, 401), (world.identified, 403)):
         host.run("image", "pull", "--plain-http", f"{server.host}/broken-{status}/app:1", code=1)
     host.run("image", "tag", f"{world.filed.host}/app:1", f"{world.configured.host}/broken-403/app:1")
     host.run("image", "push", "--plain-http", f"{world.configured.host}/broken-403/app:1", code=1)
@@ -314,6 +331,10 @@ def everything(host: Host, world: World) -> None:
         ("export-facts",),
     ):
         host.run(*command, code=None)
+    host.environment["PYTHONPATH"] = str(host.place / "broken")
+    said = host.run("--log-level", "debug", "image", "pull", "--plain-http", f"{world.filed.host}/other:1", code=1).err
+    assert "Traceback" in said and "broken in the middle of a login" in said
+    del host.environment["PYTHONPATH"]
 
 
 def test_no_canary_is_printed_or_kept(host: Host, world: World, registry: RegistryServer) -> None:
@@ -325,6 +346,7 @@ def test_no_canary_is_printed_or_kept(host: Host, world: World, registry: Regist
     printed = "\n".join(host.printed)
     assert found_in(printed.encode()) == []
     assert "***" in printed, "what servers say back is shown without the secret"
+    assert "headers of one's own are not sent" in printed
     # What a container is given stands where only root can read it, as long as there is the container.
     directory = host.root / "containers" / host.container("shop/web")["id"]
     assert {str(path.relative_to(directory)): places for path, places in kept(host, world).items()} == {
@@ -357,6 +379,5 @@ def test_no_canary_is_printed_or_kept(host: Host, world: World, registry: Regist
 )
 def test_a_canary_where_none_belongs_is_refused_unseen(host: Host, spec: str) -> None:
     host.write(f"apiVersion: reconciler/v1\nstack: shop\n{spec % canary('userinfo')}\n")
-    for command in ("validate", "plan"):
-        host.run(command, host.specs, code=1)
+    host.run("validate", host.specs, code=1)
     assert found_in("".join(host.printed).encode()) == []
