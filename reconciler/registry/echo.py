@@ -8,12 +8,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 import httpx
 
 _SHORTEST = 4  # to hide less would tell more of it than it hides
+_LOGIN = re.compile(r"//[^/?#]*@")
+_QUERY = re.compile(r"[?#]")
 
 
 def secrets_of(request: httpx.Request, *, signed: bool = False) -> tuple[str, ...]:
@@ -46,12 +49,9 @@ def without(text: str, secrets: Iterable[str]) -> str:
 
 def address(url: str) -> str:
     """``url`` as far as it may be shown: a query may be a signature, and who is before an ``@`` a login."""
-    shown, sign, _ = url.partition("?")
-    before, separator, rest = shown.partition("://")
-    authority, slash, path = rest.partition("/")
-    if "@" in authority:
-        shown = f"{before}{separator}***@{authority.rpartition('@')[2]}{slash}{path}"
-    return f"{shown}?..." if sign else shown
+    shown = _LOGIN.sub("//***@", url)
+    cut = _QUERY.search(shown)
+    return shown if cut is None else f"{shown[: cut.start()]}{cut[0]}..."
 
 
 def _password(proof: str) -> tuple[str, ...]:

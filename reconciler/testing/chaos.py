@@ -68,7 +68,7 @@ class ChaoticRegistry(ScriptedRegistry):
             if "/blobs/" in asked.line and step.status in (200, 206) and isinstance(step.body, bytes):
                 if step.cut is None and self._choice.random() < self.breaking:
                     step = self._cut(asked, step)
-                self.sent += len(step.body) if step.cut is None else min(step.cut, len(step.body))
+                self.sent += _length(step)
             return step
 
     def _honest(self, asked: Asked) -> Step:
@@ -181,3 +181,9 @@ class ChaoticRegistry(ScriptedRegistry):
             return step
         self.spoiled.append("range")
         return Step(200, self.blobs[name])
+
+
+def _length(step: Step) -> int:
+    """How many bytes of its body go out."""
+    assert isinstance(step.body, bytes)
+    return len(step.body) if step.cut is None else min(step.cut, len(step.body))
