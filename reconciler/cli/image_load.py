@@ -12,11 +12,13 @@ from typing import BinaryIO
 
 from reconciler.cli.context import Context
 from reconciler.cli.instructions import config_changes
+from reconciler.cli.progress import transfer
 from reconciler.engine.embedded.images.adhoc import check_movable
 from reconciler.engine.embedded.images.load import Loaded, load_images, naming
 from reconciler.engine.embedded.images.lookup import shown_name
 from reconciler.errors import InvalidError, UsageError
 from reconciler.linux import durable
+from reconciler.model.address import Address
 from reconciler.model.resources import FileContent, Import
 from reconciler.oci.archives import HEAD, Use, check_archive
 from reconciler.oci.platform import Platform
@@ -33,14 +35,16 @@ def run(context: Context, options: argparse.Namespace) -> int:
     platform = Platform.parse(options.platform) if options.platform else None
     with _source(options.input, "load") as source, context.engine() as engine, engine.turn(context.lock_timeout):
         machinery = engine.writer()
-        loaded = load_images(
-            source,
-            machinery.state,
-            machinery.images,
-            only=options.name,
-            platform=platform,
-            move=options.replace_tags,
-        )
+        with transfer(context, Address("image", options.input), f"load {options.input}") as progress:
+            loaded = load_images(
+                source,
+                machinery.state,
+                machinery.images,
+                only=options.name,
+                platform=platform,
+                move=options.replace_tags,
+                progress=progress,
+            )
     for item in loaded:
         _show(context, item)
     return 0

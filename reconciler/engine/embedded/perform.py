@@ -67,8 +67,9 @@ class Performer:
                     record = self._machinery.images.import_archive(action.source, opener(action.source.archive))
                 return self._name_image(action.address, record, EntryRow(action.form))
             case act.LoadImage():
+                report = progress_of(progress, action.address)
                 with opener(action.source.archive)() as archive, load.naming(action.source.archive.path):
-                    record = load.load_archive(archive, action.source.ref, self._machinery.images)
+                    record = load.load_archive(archive, action.source.ref, self._machinery.images, report)
                 return self._name_image(action.address, record, EntryRow(action.form))
             case act.CommitImage():
                 return self._commit(action)

@@ -62,6 +62,11 @@ class _Fetched:
     there: bool
 
 
+def _unheard(item: str, state: ItemState, done: int, total: int | None, origin: str = "") -> None:
+    """For a config, which nobody takes for a layer."""
+    del item, state, done, total, origin
+
+
 class Images:
     """Brings images into the store. Each method takes a lease before its first byte, so gc never races it."""
 
@@ -248,7 +253,7 @@ class Images:
             config = new_config(source.config, source.platform or Platform.host(), diff_id)
             return self._build(config, (layer,), {}, lease)
 
-    def add_image(self, archived: ArchivedImage, purpose: str) -> ImageRecord:
+    def add_image(self, archived: ArchivedImage, purpose: str, progress: ItemProgress | None = None) -> ImageRecord:
         """The image of an archive that is being loaded, complete on disk. Digests and sizes are verified."""
         digest = Digest.of(archived.manifest)
         manifest = _image_manifest(archived.manifest, None)
@@ -262,19 +267,31 @@ class Images:
             config = self._config(manifest.config)
             _check_layers(manifest, config)
             _check_entry(archived.index, digest, config)
+            heard = progress or _unheard
             for layer in manifest.layers:
-                self._ingest(archived, layer)
-            self._unpack(manifest.layers, config, lease)
+                heard(layer.digest.short, "waiting", 0, layer.size)
+            came = [self._ingest(archived, layer, heard) for layer in manifest.layers]
+            unpacked = self._unpack(manifest.layers, config, lease, heard)
+            for at, layer in enumerate(manifest.layers):
+                if came[at] and at not in unpacked:
+                    heard(layer.digest.short, "loaded", layer.size, layer.size)
             return self._record(digest, manifest, config, index)
 
-    def _ingest(self, archived: ArchivedImage, descriptor: Descriptor) -> None:
+    def _ingest(self, archived: ArchivedImage, descriptor: Descriptor, progress: ItemProgress = _unheard) -> bool:
+        """Takes one blob out of an archive; False when it was there."""
+        name, size = descriptor.digest.short, descriptor.size
         with self._state.content.ingest(descriptor.digest, descriptor.size) as ingest:
-            if not ingest.present:
-                ingest.restart()
-                with archived.blob(descriptor) as source:
-                    while chunk := source.read(1 << 20):
-                        ingest.write(chunk)
-                ingest.commit()
+            if ingest.present:
+                progress(name, "exists", size, size)
+                return False
+            ingest.restart()
+            with archived.blob(descriptor) as source:
+                while chunk := source.read(1 << 20):
+                    ingest.write(chunk)
+                    progress(name, "loading", ingest.offset, size)
+            progress(name, "verifying", size, size)
+            ingest.commit()
+            return True
 
     # Parts
 
@@ -297,13 +314,20 @@ class Images:
         self._unpack(manifest.layers, config, lease)
         return self._record(digest, manifest, config, None)
 
-    def _unpack(self, layers: Sequence[Descriptor], config: ImageConfig, lease: Lease) -> None:
+    def _unpack(
+        self, layers: Sequence[Descriptor], config: ImageConfig, lease: Lease, progress: ItemProgress = _unheard
+    ) -> tuple[int, ...]:
+        """Unpacks the layers that are not yet; their indices."""
         lease.add(chain_ids(config.diff_ids))
         with self._state.layers.unpacking(config.diff_ids) as unpacking:
             for at in unpacking.missing:
+                name, size = layers[at].digest.short, layers[at].size
+                progress(name, "extracting", size, size)
                 with self._state.content.open(layers[at].digest) as source:
                     unpacking.unpack(at, source, layers[at].digest)
+                progress(name, "loaded", size, size)
             unpacking.publish()
+            return unpacking.missing
 
     def _config(self, descriptor: Descriptor) -> ImageConfig:
         return ImageConfig.parse(self._state.content.read(descriptor.digest, MAX_CONFIG_BYTES))
@@ -362,11 +386,6 @@ def _breaking_off(progress: ItemProgress, unpacking: Unpacking) -> ItemProgress:
         progress(item, state, done, total, origin)
 
     return report
-
-
-def _unheard(item: str, state: ItemState, done: int, total: int | None, origin: str = "") -> None:
-    """For a config, which nobody takes for a layer."""
-    del item, state, done, total, origin
 
 
 def _image_manifest(data: bytes, reference: Reference | None) -> Manifest:

@@ -21,6 +21,7 @@ from reconciler.value import dataclass
 if TYPE_CHECKING:
     from reconciler.engine.embedded.images.intake import Images
     from reconciler.engine.embedded.state import State
+    from reconciler.engine.port import ItemProgress
 
 _PURPOSE = "load an image archive"
 
@@ -47,14 +48,14 @@ def naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}", hint=error.hint) from error
 
 
-def load_archive(archive: BinaryIO, ref: str, images: Images) -> ImageRecord:
+def load_archive(archive: BinaryIO, ref: str, images: Images, progress: ItemProgress | None = None) -> ImageRecord:
     """Loads one image and names nothing; ``ref`` says which where the archive holds several.
 
     Raises ``InvalidError`` and ``IntegrityError``.
     """
     with seekable(archive, images.spool) as stream:
         archived = pick(images_of(ArchiveFiles(stream), Platform.host()), ref).read()
-        return images.add_image(archived, _PURPOSE)
+        return images.add_image(archived, _PURPOSE, progress)
 
 
 def load_images(
@@ -65,6 +66,7 @@ def load_images(
     only: Collection[str] = (),
     platform: Platform | None = None,
     move: bool = False,
+    progress: ItemProgress | None = None,
 ) -> list[Loaded]:
     """Loads all images of an archive, or of a directory that is an OCI layout, or those named by ``only``.
 
@@ -89,7 +91,7 @@ def load_images(
                 for reference in references:
                     check_movable(state, reference, Digest.of(archived.manifest))
         return [
-            _name(state, images.add_image(archived, _PURPOSE), references, move=move)
+            _name(state, images.add_image(archived, _PURPOSE, progress), references, move=move)
             for references, (_, archived) in zip(names, found, strict=True)
         ]
 
