@@ -16,7 +16,7 @@ from reconciler.model.canonical import form
 from reconciler.model.facts import Known, RemoteTag, Unknown
 from reconciler.model.observed import Interest, Observed, ObservedSync, SyncTag, SyncView
 from reconciler.model.resources import Sync
-from reconciler.oci.companion import MOST_DEEP
+from reconciler.oci.companion import MOST_DEEP, companion_of
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
 
@@ -103,7 +103,10 @@ class MemorySyncs:
             for subject, listed in found.items():
                 if listed:
                     registry.refer(sync.target, subject, *listed)
-            subjects = set().union(*found.values())
+            named = {
+                digest for tag, digest in registry.repository(sync.source).items() if companion_of(tag) in subjects
+            }
+            subjects = named.union(*found.values())
         return Outcome(registry.referrers != before, action.wanted)
 
     def _prune(self, action: PruneTag) -> Outcome:

@@ -134,7 +134,8 @@ class _Look:
         try:
             return Attached.of(self._sync, self._repositories, chosen, listed, at_target)
         except ReconcilerError as error:
-            self._unclear["what refers to the tags to copy"] = Unknown(error.reason, error.hint)
+            hint = "; ".join(filter(None, (error.hint, "with `referrers: false` nobody is asked")))
+            self._unclear["what refers to the tags to copy"] = Unknown(error.reason, hint)
             return Attached()
 
     def _nested(self, chosen: Mapping[str, SyncTag], target: Mapping[str, RemoteTag]) -> frozenset[Digest]:

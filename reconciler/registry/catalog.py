@@ -27,6 +27,7 @@ from reconciler.registry.session import Ask, Session, join
 
 MAX_PAGES = 2000
 MAX_TAGS = 1_000_000
+MAX_REFERRERS = 10_000
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 _PAGE = 1000
 _NO_SUCH_API = (400, 405, 501)
@@ -138,6 +139,8 @@ class Catalog:
         try:
             for page in self._pages(endpoint, reference, what, first, {"Accept": media.OCI_INDEX}):
                 found |= _entries(page)
+                if len(found) > MAX_REFERRERS:
+                    raise RegistryError(f"{endpoint.name}: its {what} has more than {MAX_REFERRERS} entries")
         except NotFoundError:
             return None
         return found

@@ -200,19 +200,14 @@ class Copier:
         return (repository.name, digest) in self._written or self._client.has_manifest(repository.with_digest(digest))
 
     def _attach(self, subjects: Collection[Digest], way: _Way) -> None:
-        """Brings what is listed as referring to ``subjects``, and to that in turn.
-
-        The tags that are about a tagged manifest are tags to copy like any other; those about the rest go along here.
-        """
+        """Brings what is listed as referring to ``subjects``, the tags that are about them, and so on from those."""
         met, steps = set(subjects), list(subjects)
         named = self._companion_tags(way.source)
-        root = way.source.digest
         for _ in range(MOST_DEEP):
             found: list[Digest] = []
             for subject in steps:
                 found += self._listed(subject, way)
-                if subject != root:
-                    found += [self._companion(tag, way) for tag in named.get(subject, ())]
+                found += [self._companion(tag, way) for tag in named.get(subject, ())]
             steps = [digest for digest in dict.fromkeys(found) if digest not in met]
             met |= set(steps)
 

@@ -404,3 +404,24 @@ def test_a_saved_plan_is_for_the_referrers_that_it_shows(world):
     assert same_work(saved, made.plan()) == []
     made.source.referrer("app", one, b"another")
     assert same_work(saved, made.plan()) == [f"planned differently: attach {made.address}:1.0"]
+
+
+def test_what_refers_to_what_a_tag_is_about_is_followed_too(world):
+    made = world(ServedRegistry(referrers_api=True), ServedRegistry(referrers_api=True))
+    one = made.source.image("app", "1.0", b"one")
+    sbom = made.source.image("app", f"{referrers_tag(one)}.sbom", b"an sbom")
+    first = made.source.referrer("app", sbom, b"first")
+    assert made.apply().converged
+    second = made.source.referrer("app", sbom, b"second")
+    assert fields(made.plan()) == {"referrers[1.0][0]": (None, second)}
+    assert made.apply().converged
+    assert made.target.listed("app", sbom) == {first, second}
+
+
+def test_who_may_not_ask_for_referrers_is_told_how_to_do_without(world):
+    made = world()
+    made.source.image("app", "1.0", b"one")
+    made.source.on("GET /v2/app/referrers/", Step(403, times=9))
+    assert "with `referrers: false` nobody is asked" in said(made.plan())
+    made.fields["referrers"] = False
+    assert made.apply().converged

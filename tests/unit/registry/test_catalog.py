@@ -72,6 +72,15 @@ def test_p73_more_tags_than_anybody_has(harness, registry, ref, monkeypatch):
         list(harness.client(registry).tags(ref("app")))
 
 
+def test_p73_more_referrers_than_anybody_has(harness, registry, ref, monkeypatch):
+    monkeypatch.setattr(catalog, "MAX_REFERRERS", 2)
+    entries = [{"mediaType": media.OCI_MANIFEST, "digest": Digest.of(bytes([n])), "size": 2} for n in range(3)]
+    body = json.dumps({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}).encode()
+    registry.on("GET /v2/app/referrers/", Step(200, body, {"Content-Type": media.OCI_INDEX}))
+    with pytest.raises(RegistryError, match="has more than 2 entries"):
+        harness.client(registry).referrers(ref(f"app@{DIGEST}"))
+
+
 def test_p73_pages_without_end(harness, registry, ref, monkeypatch):
     monkeypatch.setattr(catalog, "MAX_PAGES", 10)
     number = itertools.count()
