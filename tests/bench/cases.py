@@ -180,12 +180,12 @@ CASES = (
     ),
     Case(
         "list-images",
-        f"list {COUNTS['hundreds']} images",
+        f"list images with {COUNTS['tags']} tags",
         (),
         lambda engine: engine.images(),
-        before_all=lambda engine: engine.do(engine.load(engine.archives["hundreds"])),
-        after_all=lambda engine: engine.forget(*names("hundreds")),
-        archives=("hundreds",),
+        before_all=lambda engine: engine.do(engine.load(engine.archives["tags"])),
+        after_all=lambda engine: engine.forget(*names("tags")),
+        archives=("tags",),
     ),
     Case(
         "pull-memory",
