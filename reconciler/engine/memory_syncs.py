@@ -134,10 +134,13 @@ class MemorySyncs:
         found = self._registry.repository(repository)
         return {tag: Known(found[tag]) for tag in tags if tag in found}
 
-    def wanted(self, sync: Sync, digest: Digest) -> Digest:
-        if digest not in self._registry.indexes:
-            return digest
-        return Digest.of(f"{digest} {sorted(map(str, sync.platforms))}".encode())
+    def wanted(self, sync: Sync, digests: Collection[Digest]) -> Mapping[Digest, RemoteTag]:
+        narrowed = {
+            digest: Digest.of(f"{digest} {sorted(map(str, sync.platforms))}".encode())
+            for digest in digests
+            if digest in self._registry.indexes
+        }
+        return {digest: Known(narrowed.get(digest, digest)) for digest in digests}
 
     def nested(self, _sync: Sync, digests: Collection[Digest]) -> frozenset[Digest]:
         return frozenset(part for digest in digests for part in self._registry.indexes.get(digest, ()))
@@ -150,8 +153,8 @@ class MemorySyncs:
     ) -> Mapping[Digest, frozenset[Digest]]:
         return {subject: self._registry.referrers.get((repository, subject), frozenset()) for subject in subjects}
 
-    def parts(self, _sync: Sync, item: SyncTag) -> Collection[Digest]:
-        return self._registry.indexes.get(item.source, ())
+    def parts(self, _sync: Sync, items: Collection[SyncTag]) -> Mapping[Digest, Collection[Digest]]:
+        return {item.wanted: self._registry.indexes.get(item.source, ()) for item in items}
 
     def looked_into(self) -> Mapping[Digest, tuple[Digest, ...]]:
         return {}

@@ -36,8 +36,9 @@ class Relations(Protocol):
     ) -> Mapping[Digest, frozenset[Digest]]:
         """What is listed as referring to each manifest; ``tags`` are all of the repository. May raise."""
 
-    def parts(self, sync: Sync, item: SyncTag) -> Collection[Digest] | None:
-        """The manifests that the target's form of an image consists of, if it is an index; None when unknown."""
+    def parts(self, sync: Sync, items: Collection[SyncTag]) -> Mapping[Digest, Collection[Digest]]:
+        """By the digest that the target is to have, the manifests that an index consists of; what cannot be told is
+        left out."""
 
     def present(self, repository: str, digests: Collection[Digest]) -> frozenset[Digest]:
         """Those of the manifests that the repository has. May raise."""
@@ -95,11 +96,10 @@ def _images(
     named = {companion_of(tag) for tag in at_source} - {None}
     if not named - images.keys() and not relations.keeps_referrers(sync.source, next(iter(chosen.values())).source):
         return images, []
-    unread = 0
+    parts = relations.parts(sync, frozenset(chosen.values()))
     for tag, item in sorted(chosen.items(), reverse=True):
-        parts = relations.parts(sync, item)
-        unread += parts is None
-        images = dict.fromkeys(parts or (), tag) | images
+        images = dict.fromkeys(parts.get(item.wanted, ()), tag) | images
+    unread = len({item.wanted for item in chosen.values()} - parts.keys())
     note = f"what refers to parts of {unread} of its images is not looked for: what they consist of is unknown"
     return images, [note] if unread else []
 

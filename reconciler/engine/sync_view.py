@@ -22,8 +22,8 @@ class Repositories(Relations, Protocol):
     def tags(self, repository: str) -> Collection[str]:
         """Its tags. Raises ``NotFoundError`` when there is no such repository, ``ReconcilerError`` when unknown."""
 
-    def wanted(self, sync: Sync, digest: Digest) -> Digest:
-        """What the target is to have of ``digest``: another where an index is narrowed. Raises ``ReconcilerError``."""
+    def wanted(self, sync: Sync, digests: Collection[Digest]) -> Mapping[Digest, RemoteTag]:
+        """What the target is to have of each of ``digests``: another where an index is narrowed."""
 
     def nested(self, sync: Sync, digests: Collection[Digest]) -> frozenset[Digest]:
         """The manifests that the indexes among ``digests``, at the target or the source, consist of. May raise."""
@@ -120,13 +120,9 @@ class _Look:
     def _wanted(self, source: Mapping[str, Digest]) -> dict[str, SyncTag]:
         if not self._sync.platforms:
             return {tag: SyncTag(digest, digest) for tag, digest in source.items()}
-        chosen = {}
-        for tag, digest in source.items():
-            try:
-                chosen[tag] = SyncTag(digest, self._repositories.wanted(self._sync, digest))
-            except ReconcilerError as error:
-                self._failed[tag] = Unknown(error.reason, error.hint)
-        return chosen
+        wanted = self._repositories.wanted(self._sync, frozenset(source.values()))
+        known = self._known({tag: wanted[digest] for tag, digest in source.items()})
+        return {tag: SyncTag(source[tag], digest) for tag, digest in known.items()}
 
     def _attached(self, chosen: Mapping[str, SyncTag], listed: frozenset[str], at_target: frozenset[str]) -> Attached:
         if not self._sync.referrers or not chosen:

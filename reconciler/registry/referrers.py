@@ -80,7 +80,8 @@ class ReferrerLists:
 
         Raises ``ConflictError`` when something else is under the tag.
         """
-        if not listing.entries or self.kept(subject) is not None:
+        wanted = {entry.digest for entry in listing.entries}.difference(gone)
+        if not wanted or self.kept(subject) is not None:
             return None
         assert subject.digest is not None
         tag = referrers_tag(subject.digest)
@@ -92,7 +93,7 @@ class ReferrerLists:
         if not isinstance(parsed, Index):
             raise ConflictError(f"{subject.name}:{tag} is no list of referrers", hint="see who made that tag")
         there = {entry.digest for entry in parsed.manifests}
-        if there.issuperset({entry.digest for entry in listing.entries} - set(gone)):
+        if wanted <= there:
             return None
         return _index(json.loads(data)["manifests"], listing, {*gone, *there}, json.loads(data))
 

@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.syncs.rows import platforms_key
@@ -31,6 +31,8 @@ _WORKERS = 8
 _MEASURED = 20
 _CHECKED = 100
 
+K = TypeVar("K", bound=str)
+
 
 class SyncRepositories:
     """Asks ``client``, for a look at the sync at ``address``; ``fetched`` keeps the manifests that were read, and
@@ -52,7 +54,6 @@ class SyncRepositories:
         self._consists = consists
         self._measure = measure
         self._now = time.time()
-        self._narrowed: dict[str, dict[Digest, Digest]] = {}
         self._looked_into: dict[Digest, tuple[Digest, ...]] = {}
         self._recorded: Callable[[], Mapping[Digest, tuple[Digest, ...]]] = functools.cache(
             lambda: state.syncs.parts(address)
@@ -65,34 +66,22 @@ class SyncRepositories:
         return list(self._client.tags(Reference.parse(repository)))
 
     def digests(self, repository: str, tags: Collection[str]) -> Mapping[str, RemoteTag]:
-        limited: list[Unknown] = []
+        def ask(tag: str) -> Digest | None:
+            return self._client.tag_digest(Reference.parse(f"{repository}:{tag}"))
 
-        def ask(tag: str) -> RemoteTag:
-            if limited:
-                return limited[0]  # it was waited for: what a server does not answer now of one, it will not of others
-            try:
-                digest = self._client.tag_digest(Reference.parse(f"{repository}:{tag}"))
-            except ReconcilerError as error:
-                answer = Unknown(error.reason, error.hint)
-                if isinstance(error, RateLimitError):
-                    limited.append(answer)
-                return answer
-            return Known(digest) if digest else Absent()
+        return _each(ask, tags)
 
-        ordered = sorted(tags)
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="sync") as pool:
-            return dict(zip(ordered, pool.map(ask, ordered), strict=True))
+    def wanted(self, sync: Sync, digests: Collection[Digest]) -> Mapping[Digest, RemoteTag]:
+        known = self._state.syncs.narrowed(Address("sync", sync.target), narrowed_key(sync))
 
-    def wanted(self, sync: Sync, digest: Digest) -> Digest:
-        if sync.target not in self._narrowed:
-            address = Address("sync", sync.target)
-            self._narrowed[sync.target] = self._state.syncs.narrowed(address, narrowed_key(sync))
-        known = self._narrowed[sync.target]
-        if digest not in known:
-            data = _narrowed(self._read(sync.source, digest), sync)
-            known[digest] = Digest.of(data)
-            self._fetched[known[digest]] = data
-        return known[digest]
+        def ask(digest: Digest) -> Digest:
+            if digest not in known:
+                data = _narrowed(self._read(sync.source, digest), sync)
+                known[digest] = Digest.of(data)
+                self._fetched[known[digest]] = data
+            return known[digest]
+
+        return _each(ask, digests)
 
     def nested(self, sync: Sync, digests: Collection[Digest]) -> frozenset[Digest]:
         found: set[Digest] = set()
@@ -133,14 +122,17 @@ class SyncRepositories:
         digest = self._client.tag_digest(tagged(reference, tag)) if tag in tags else None
         return frozenset() if digest is None else frozenset(self._parts(repository, digest))
 
-    def parts(self, sync: Sync, item: SyncTag) -> Collection[Digest] | None:
-        try:
-            if item.wanted not in self._fetched and not self._is_known(item.wanted):
-                data = self._read(sync.source, item.source)
-                self._fetched[item.wanted] = _narrowed(data, sync)
-            return self._parts(sync.source, item.wanted)
-        except ReconcilerError:
-            return None  # such as a quota that is nearly used up
+    def parts(self, sync: Sync, items: Collection[SyncTag]) -> Mapping[Digest, Collection[Digest]]:
+        sources = {item.wanted: item.source for item in items}
+
+        def read(wanted: Digest) -> Digest:
+            if wanted not in self._fetched and not self._is_known(wanted):
+                self._fetched[wanted] = _narrowed(self._read(sync.source, sources[wanted]), sync)
+            self._parts(sync.source, wanted)
+            return wanted
+
+        read_or_not = _each(read, sources)  # a quota may be nearly used up
+        return {digest: self._consists[digest] for digest, answer in read_or_not.items() if isinstance(answer, Known)}
 
     def _parts(self, repository: str, digest: Digest) -> tuple[Digest, ...]:
         """What the index with this digest lists; nothing when it is none."""
@@ -214,6 +206,27 @@ class SyncRepositories:
         if digest not in self._fetched:
             self._fetched[digest] = self._client.manifest(Reference.parse(repository).with_digest(digest))
         return self._fetched[digest]
+
+
+def _each(question: Callable[[K], Digest | None], asked: Collection[K]) -> Mapping[K, RemoteTag]:
+    """The answers, asked for in parallel; after a rate limit nobody is asked any more."""
+    limited: list[Unknown] = []
+
+    def ask(item: K) -> RemoteTag:
+        if limited:
+            return limited[0]  # it was waited for: what a server does not answer now of one, it will not of others
+        try:
+            digest = question(item)
+        except ReconcilerError as error:
+            answer = Unknown(error.reason, error.hint)
+            if isinstance(error, RateLimitError):
+                limited.append(answer)
+            return answer
+        return Known(digest) if digest else Absent()
+
+    ordered = sorted(asked)
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="sync") as pool:
+        return dict(zip(ordered, pool.map(ask, ordered), strict=True))
 
 
 def _narrowed(data: bytes, sync: Sync) -> bytes:
