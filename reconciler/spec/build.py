@@ -24,6 +24,7 @@ from reconciler.model.resources import (
 from reconciler.oci.reference import parse_registry
 from reconciler.spec import schema
 from reconciler.spec.errors import Problems, field_name, shown
+from reconciler.spec.schema_mirrors import FROM_HOST, mirror_host
 from reconciler.spec.stacks import Entry, Stack
 from reconciler.spec.tree import LocalTree, Tree
 from reconciler.value import dataclass
@@ -106,11 +107,11 @@ def build_host(build: Build, stack: Stack) -> None:
         build.note_unsupported(address, entry)
         build.put(address, _registry(build, address.name, entry), stack.name, entry.location)
     for host, entry in stack.sections["mirrors"].items():
-        if host == schema.FROM_HOST:
+        if host == FROM_HOST:
             if entry.model:
                 build.from_host[stack.name] = entry.location
             continue
-        address = Address("mirror", schema.mirror_host(host))
+        address = Address("mirror", mirror_host(host))
         endpoints = tuple(Endpoint(endpoint.url, endpoint.resolve) for endpoint in entry.model)
         if not endpoints:
             build.problems.add(entry.location, f"{host} has no mirrors", "list one, or remove the entry")

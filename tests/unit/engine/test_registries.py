@@ -94,3 +94,54 @@ def test_a_password_file_and_a_variable(tmp_path):
     secret.write_text(f"{CANARY}\n")
     assert sent(Auth("ci", password_file=str(secret)), Surroundings()) == "ci"
     assert sent(Auth("cd", password_environment="PASS"), Surroundings({"PASS": CANARY})) == "cd"
+
+
+FILE = "/etc/containers/registries.conf"
+FROM_FILE = Mirror("a.io", (Endpoint("https://f"),), from_file=FILE)
+DECLARED = Mirror("a.io", (Endpoint("https://d"),))
+
+
+def mirrors(*found: Mirror, files_read: bool = False) -> HostFacts:
+    return HostFacts((), found, files_read)
+
+
+@pytest.mark.parametrize(
+    ("declared", "recorded", "counts"),
+    [
+        (mirrors(FROM_FILE, files_read=True), mirrors(DECLARED), DECLARED),
+        (mirrors(DECLARED), mirrors(FROM_FILE), DECLARED),
+        (mirrors(), mirrors(FROM_FILE), FROM_FILE),
+        (mirrors(files_read=True), mirrors(FROM_FILE), None),
+        (mirrors(files_read=True), mirrors(DECLARED), DECLARED),
+    ],
+    ids=["declared elsewhere", "declared here", "said elsewhere", "not said any more", "declared, not said"],
+)
+def test_what_is_declared_counts_and_else_what_the_files_say_now(declared, recorded, counts):
+    assert merged(declared, recorded).mirrors == (() if counts is None else (counts,))
+
+
+def test_what_was_recorded_of_files_is_read_as_it_was():
+    blocked, tls = Mirror("b.io", (), True, FILE), Registry("m.io", ca="/ca.pem", from_file=FILE)
+    facts = {
+        Address("mirror", "a.io"): ObservedFact(form(FROM_FILE), frozenset({"shop"})),
+        Address("mirror", "b.io"): ObservedFact(form(blocked), frozenset({"shop"})),
+        Address("registry", "m.io"): ObservedFact(form(tls), frozenset({"shop"})),
+    }
+    assert recorded_facts(facts) == HostFacts((tls,), (FROM_FILE, blocked))
+
+
+def test_nobody_asks_a_registry_that_a_file_blocks():
+    facts = mirrors(Mirror("b.io", (), True, FILE))
+    with (
+        make_client(facts, Surroundings()) as client,
+        pytest.raises(RefusedError, match=f"^b.io is blocked by {FILE}$"),
+    ):
+        client.resolve(Reference.parse("b.io/app:1"))
+
+
+def test_a_file_that_is_wrong_is_the_hosts_fault(tmp_path):
+    places = Places(tmp_path / "registries.conf", tmp_path, tmp_path / "daemon.json")
+    places.daemon_json.write_text("[")
+    with pytest.raises(HostError, match=r"daemon\.json is no JSON") as caught:
+        host_mirrors(places)
+    assert "from_host" in caught.value.hint

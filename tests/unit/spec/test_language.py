@@ -536,6 +536,31 @@ def test_facts_of_the_host_are_equal_in_all_stacks(here):
         load_specs(["."])
 
 
+def test_mirrors_from_the_host(load):
+    desired = load("mirrors: {from_host: true, docker.io: ['http://a:1']}")
+    assert {stack: str(place).rpartition("/")[2] for stack, place in desired.from_host.items()} == {
+        "shop": "a.yaml:3:11"
+    }
+    assert list(desired.resources) == [Address("mirror", "docker.io")]
+    assert load("mirrors: {from_host: false}").from_host == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("mirrors: {from_host: 'true'}", "from_host: expected true or false, found text"),
+        ("mirrors: {from_host: [http://a:1]}", "from_host: expected true or false, found a list"),
+        ("mirrors: {from_host: }", "from_host: expected true or false, found nothing"),
+        ("mirrors: {docker.io: true}", "docker.io: expected a list, found true"),
+        ("mirrors: {from-host: true}", "did you mean from_host?"),
+        ("mirrors: {docker.io: ['http://a:1/../v2']}", "no . or .. as a directory"),
+        ("mirrors: {docker.io: ['http://a:1/a b']}", "no blanks"),
+    ],
+)
+def test_mirrors_that_are_none(refuse, body, message):
+    assert message in refuse(body)
+
+
 def test_mirrors(load):
     desired = load("mirrors: {index.docker.io: [http://127.0.0.1:1, {url: https://m.example.com/p/, resolve: never}]}")
     assert desired.resources[Address("mirror", "docker.io")].endpoints == (
