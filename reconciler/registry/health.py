@@ -108,8 +108,9 @@ class Health:
         wish = error.retry_after if isinstance(error, TemporaryError) else None
         with self._guard:
             record = self._records.get(_key(endpoint))
-            if record is not None and self._clock.monotonic() < record.until and record.shown.last_error == str(error):
-                return  # several threads asked it at once: that is one failure
+            left = record.until - self._clock.monotonic() if record is not None else 0.0
+            if left > 0 and left >= min(wish or 0.0, _LONGEST_REST):
+                return  # several threads asked it at once, or it was the last resort: that is one failure
             before = record.failures if record is not None else 0
             rest = max(min(_FIRST_REST * 2 ** min(before, 10), _LONGEST_REST), min(wish or 0.0, _LONGEST_REST))
             now = self._clock.now()

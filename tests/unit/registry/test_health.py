@@ -65,15 +65,18 @@ def test_what_counts_as_failing(endpoint, error, rests):
 
 def test_failures_of_many_threads_at_once_are_one():
     health = Health(ManualClock())
-    for _ in range(20):
-        health.failed(MIRROR, TemporaryError("503"))
+    for number in range(20):
+        health.failed(MIRROR, TemporaryError(f"manifest {number}: 503"))
     assert health.shown()[0].next_try == ManualClock().now() + timedelta(seconds=30)
+    assert (health.shown()[0].failures, health.shown()[0].last_error) == (1, "manifest 0: 503")
 
 
 def test_a_mirror_that_asks_for_time_gets_it():
     health = Health(ManualClock())
     health.failed(MIRROR, TemporaryError("429", retry_after=300))
     assert health.shown()[0].next_try == ManualClock().now() + timedelta(seconds=300)
+    health.failed(MIRROR, TemporaryError("429", retry_after=9000))
+    assert health.shown()[0].next_try == ManualClock().now() + timedelta(seconds=600), "but not for ever"
 
 
 def test_a_failing_mirror_is_skipped_for_a_while_and_tried_again(harness, registry, mirror, ref):
