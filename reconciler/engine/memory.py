@@ -96,7 +96,7 @@ class MemoryEngine:
     def resolve(self, pulls: Mapping[Address, Pull], hosts: HostFacts) -> Mapping[Address, Resolution]:
         with self._lock:
             self.registry.blocked = self._blocked(hosts)
-            found = {address: self._resolve(pull) for address, pull in pulls.items()}
+            found = {address: self._resolve(pull, self._kept.images.get(address)) for address, pull in pulls.items()}
             self._sightings.pick({address: pin.why if isinstance(pin, Pin) else "" for address, pin in found.items()})
             return found
 
@@ -110,9 +110,9 @@ class MemoryEngine:
         named = {item.host: item.from_file for item in hosts.mirrors if item.blocked}
         return {name: file for name, file in {**found, **named}.items() if name not in declared}
 
-    def _resolve(self, pull: Pull) -> Resolution:
+    def _resolve(self, pull: Pull, image: ObservedImage | None = None) -> Resolution:
         if (selection := pull.picks) is not None:
-            repository = MemoryRepository(pull, self.registry, self._sightings, self._resolve, self._kept.pulled)
+            repository = MemoryRepository(pull, self.registry, self._sightings, self._resolve, self._kept.pulled, image)
             return resolve_tracked(pull, selection, repository)
         stored = self._stored(pull.reference)
         if stored and pull.policy in ("missing", "never"):

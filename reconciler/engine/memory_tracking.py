@@ -7,10 +7,11 @@ from dataclasses import field, replace
 
 from reconciler.clock import Clock
 from reconciler.engine.memory_registry import MemoryRegistry
-from reconciler.engine.tag_pick import Sighting
+from reconciler.engine.tag_pick import Sighting, tag_of
 from reconciler.errors import NotFoundError, RegistryError
 from reconciler.model.address import Address
 from reconciler.model.desired import Pin, Resolution
+from reconciler.model.observed import ObservedImage
 from reconciler.model.resources import Pull
 from reconciler.oci.digest import Digest
 from reconciler.oci.reference import Reference
@@ -42,13 +43,14 @@ class Sightings:
 @dataclass(frozen=True, slots=True)
 class MemoryRepository:
     """The repository of ``pull``. ``resolve`` is the engine's own, for a reference with a tag; ``pulled`` are the
-    references it has pulled."""
+    references it has pulled, and ``image`` is what it has for this pull."""
 
     pull: Pull
     registry: MemoryRegistry
     sightings: Sightings
     resolve: Callable[[Pull], Resolution]
     pulled: Collection[str]
+    image: ObservedImage | None
 
     def tags(self) -> Collection[str]:
         if self.pull.reference.registry in self.registry.down:
@@ -73,6 +75,10 @@ class MemoryRepository:
         found = self.resolve(self._with(tag, "always"))
         assert isinstance(found, Pin)
         return found
+
+    def current(self) -> Pin | None:
+        tag = tag_of(self.image.form, self.pull) if self.image is not None and self.image.complete else ""
+        return Pin(self.image.digest, answered_by="store", tag=tag) if self.image is not None and tag else None
 
     def stored(self) -> Collection[str]:
         held = [Reference.parse(text) for text in self.pulled]

@@ -7,11 +7,13 @@ from dataclasses import field, replace
 from typing import Protocol
 
 from reconciler.errors import InvalidError, NotFoundError, ReconcilerError
+from reconciler.model.canonical import Form
 from reconciler.model.desired import Pin, Resolution
 from reconciler.model.facts import Absent, Unknown
 from reconciler.model.resources import Pull
 from reconciler.model.selection import Selected, TagSelection, select
 from reconciler.oci.digest import Digest
+from reconciler.oci.reference import Reference
 from reconciler.value import dataclass
 
 # Tags that nobody asked about before and that age must decide on: so many are asked about in one look.
@@ -45,6 +47,9 @@ class Repository(Protocol):
     def pin(self, tag: str, digest: Digest | None) -> Pin:
         """The image under a tag, which is ``digest`` where that was asked before."""
 
+    def current(self) -> Pin | None:
+        """What the image is on this host, with its tag, if that is of this repository, complete and fits."""
+
     def stored(self) -> Collection[str]:
         """The tags that this host has."""
 
@@ -70,25 +75,31 @@ class Picked:
 def resolve_tracked(pull: Pull, selection: TagSelection, repository: Repository) -> Resolution:
     """Picks the tag of ``pull`` and pins it.
 
-    What this host has stays where the registry cannot say, and where it is newer than what is old enough: a tag that
-    moved does not take anybody back.
+    What the image is stays where the registry cannot say, and where it is newer than what is old enough: a tag that
+    moved does not take anybody back. What else this host has counts only where there is nothing to stay and nobody to
+    ask, for it may be as young as can be.
     """
     name = pull.reference.familiar
     if pull.policy == "never":
-        kept = _kept(selection, repository, repository.stored())
+        kept = _stored(selection, repository)
         return kept or Absent(f"no tag of {name} {selection} is on this host, and pull_policy is never")
     found: Absent | Unknown
     try:
         picked = pick(name, repository.tags(), selection, repository)
         repository.see(picked.seen)
-        kept = _kept(selection, repository, picked.young)
+        kept = _staying(selection, repository)
+        if kept is not None and kept.tag not in picked.young:
+            kept = None
         if picked.tag and kept is None:
             return replace(repository.pin(picked.tag, picked.digest), tag=picked.tag, why=picked.why)
         found, reason = Absent(picked.why), picked.why
     except (NotFoundError, InvalidError) as error:
         return Absent(error.reason)
     except ReconcilerError as error:
-        found, kept = Unknown(error.reason, error.hint), _kept(selection, repository, repository.stored())
+        found, kept = (
+            Unknown(error.reason, error.hint),
+            _staying(selection, repository) or _stored(selection, repository),
+        )
         reason = f"nobody could tell which tags {name} has: {error.reason}"
     return found if kept is None else replace(kept, note=f"{reason}; the stored {kept.tag} is kept")
 
@@ -134,14 +145,32 @@ def latest(pull: Pull, repository: Repository) -> Latest | Absent | Unknown:
     return Absent(f"{name}:{tag} is not at the registry" if tag else why, "check the name and the tag")
 
 
-def _kept(selection: TagSelection, repository: Repository, among: Collection[str]) -> Pin | None:
-    """The newest image on this host of the tags ``among`` that may be chosen."""
-    here = set(repository.stored()).intersection(among) if among else ()
-    for tag in select(here, replace(selection, min_age=None, newest=None), {}, 0).chosen:
+def tag_of(form: Form, pull: Pull) -> str:
+    """The tag that an image of this form has in the repository of ``pull``; "" for one of elsewhere."""
+    reference = Reference.parse(form["pull"]["reference"]) if "pull" in form else None
+    return (reference.tag or "") if reference is not None and reference.name == pull.reference.name else ""
+
+
+def _staying(selection: TagSelection, repository: Repository) -> Pin | None:
+    """What the image is, if its tag may still be chosen."""
+    pin = repository.current()
+    if pin is None or not _fitting((pin.tag,), selection).chosen:
+        return None
+    return replace(pin, why=f"{pin.tag}: picked before")
+
+
+def _stored(selection: TagSelection, repository: Repository) -> Pin | None:
+    """The newest image on this host of the tags that may be chosen."""
+    for tag in _fitting(repository.stored(), selection).chosen:
         pin = repository.stored_pin(tag)
         if pin is not None:
             return replace(pin, tag=tag, why=f"{tag}: newest {selection} on this host")
     return None
+
+
+def _fitting(tags: Collection[str], selection: TagSelection) -> Selected:
+    """All that may be chosen whatever their age, from the newest to the oldest."""
+    return select(tags, replace(selection, min_age=None, newest=None), {}, 0)
 
 
 def pick(name: str, listed: Collection[str], selection: TagSelection, repository: Repository) -> Picked:
@@ -150,7 +179,7 @@ def pick(name: str, listed: Collection[str], selection: TagSelection, repository
     Without a minimum age nothing is asked. With one, the tags that are old enough by what was noted are asked about,
     newest first, until one is still what it was; and those newer than it that nobody has asked about yet.
     """
-    found = select(listed, replace(selection, min_age=None, newest=None), {}, 0)
+    found = _fitting(listed, selection)
     if not found.chosen:
         return Picked("", _none(name, listed, selection, found))
     if selection.min_age is None:

@@ -292,6 +292,25 @@ class EngineConformance:
         assert isinstance(found, Pin)
         assert found.tag == "2"
 
+    def test_only_what_the_image_is_already_may_be_too_young(self, harness: Harness) -> None:
+        old, app = harness.tracking(allow=("1",), min_age=3600.0)
+        harness.resolve(old, app)
+        harness.note(old)
+        harness.later(7200)
+        stack, _ = harness.tracking(newest=1, min_age=3600.0)
+        stack.pull("other", harness.images[1])
+        harness.apply(stack)
+        found = harness.resolve(stack, app)
+        assert isinstance(found, Pin)
+        assert (found.tag, found.note) == ("1", ""), "that another image has the newer one is no reason to take it"
+        young, _ = harness.tracking(newest=1)
+        harness.apply(young)
+        found = harness.resolve(stack, app)
+        assert isinstance(found, Pin)
+        assert (found.tag, found.why) == ("2", "2: picked before")
+        assert found.note.endswith("2 is new, wants 1h; the stored 2 is kept")
+        assert app not in {change.address for change in harness.plan(stack)[2].changes}
+
     def test_a_sync_copies_what_differs_and_is_then_left_alone(self, harness: Harness) -> None:
         stack = harness.syncing()
         steps = harness.plan(stack)[2].steps

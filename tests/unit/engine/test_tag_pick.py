@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.engine.tag_pick import Latest, Sighting, latest
+from reconciler.engine.tag_pick import Latest, Sighting, latest, resolve_tracked
 from reconciler.errors import NotFoundError, RegistryError
 from reconciler.model.desired import Pin
 from reconciler.model.facts import Absent, Unknown
@@ -29,6 +29,8 @@ class Repository:
     ages: dict[str, float] = field(default_factory=dict)
     error: Exception | None = None
     seen: dict[str, Digest] = field(default_factory=dict)
+    here: Pin | None = None
+    on_disk: tuple[str, ...] = ()
 
     def tags(self) -> Collection[str]:
         if self.error is not None:
@@ -47,9 +49,16 @@ class Repository:
         self.seen |= seen
 
     def pin(self, tag: str, digest: Digest | None) -> Pin:
-        raise AssertionError("what this host has counts for nothing")
+        raise AssertionError("nothing can be asked, or what this host has counts for nothing")
 
-    stored_pin = stored = pin  # type: ignore[assignment]
+    def current(self) -> Pin | None:
+        return self.here
+
+    def stored(self) -> Collection[str]:
+        return self.on_disk
+
+    def stored_pin(self, tag: str) -> Pin | None:
+        return Pin(self.there[tag], answered_by="store")
 
 
 def pull(text: str, **track: Any) -> Pull:
@@ -133,3 +142,24 @@ def test_a_registry_that_does_not_answer_leaves_it_unknown(track: dict[str, Any]
     asked = pull(f"r.example/app:edge@{digest('x')}", **track)
     assert latest(asked, Repository(THERE, error=RegistryError("down", hint="wait"))) == Unknown("down", "wait")
     assert latest(asked, Repository(THERE, error=NotFoundError("no repository"))) == Absent("no repository")
+
+
+@pytest.mark.parametrize(
+    ("current", "kept", "why"),
+    [
+        ("1.4.0", "1.4.0", "1.4.0: picked before"),
+        ("2.0.0", "1.5.0", "1.5.0: newest in ^1 on this host"),  # the range is another by now
+        (None, "1.5.0", "1.5.0: newest in ^1 on this host"),
+    ],
+)
+def test_while_nobody_answers_an_image_stays_what_it_is(current: str | None, kept: str, why: str) -> None:
+    there = {tag: digest(tag) for tag in ("1.4.0", "1.5.0", "2.0.0")}
+    here = Pin(there[current], tag=current) if current else None
+    error = RegistryError("r.example.com does not answer")
+    repository = Repository(there, error=error, here=here, on_disk=("1.4.0", "1.5.0", "2.0.0"))
+    tracked = pull("r.example.com/app", semver="^1")
+    assert tracked.track is not None
+    found = resolve_tracked(tracked, tracked.track, repository)
+    assert isinstance(found, Pin)
+    assert (found.tag, found.digest, found.why) == (kept, there[kept], why)
+    assert found.note.endswith(f"r.example.com does not answer; the stored {kept} is kept")

@@ -59,25 +59,35 @@ def resolve_all(
     manifests: ManifestSource,
     sightings: Sightings,
 ) -> dict[Address, Resolution]:
-    """One result for each pull. References that mean the same are asked for once.
+    """One result for each pull. References that mean the same, of images that are the same, are asked for once.
 
     ``client`` makes or finds the registry client; it is asked only when a registry has to be. What tags were seen to
     be, where age matters, is added to ``sightings``.
     """
-    questions = dict.fromkeys(pulls.values())
+    current = _current_of(pulls, state)
+    asked = {address: (pull, current.get(address)) for address, pull in pulls.items()}
+    questions = dict.fromkeys(asked.values())
+
+    def answer(question: tuple[Pull, Reference | None]) -> Resolution:
+        pull, known = question
+        return _resolve(pull, known, state, client, manifests, sightings)
+
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="resolve") as pool:
-        answers = dict(
-            zip(
-                questions,
-                pool.map(lambda pull: _resolve(pull, state, client, manifests, sightings), questions),
-                strict=True,
-            )
-        )
-    return {address: answers[pull] for address, pull in pulls.items()}
+        answers = dict(zip(questions, pool.map(answer, questions), strict=True))
+    return {address: answers[question] for address, question in asked.items()}
+
+
+def _current_of(pulls: Mapping[Address, Pull], state: State) -> Mapping[Address, Reference]:
+    if not any(pull.picks for pull in pulls.values()):
+        return {}
+    from reconciler.engine.embedded.images.track import current_of
+
+    return current_of(pulls, state)
 
 
 def _resolve(
     pull: Pull,
+    current: Reference | None,
     state: State,
     client: Callable[[], RegistryClient],
     manifests: ManifestSource,
@@ -87,7 +97,7 @@ def _resolve(
         from reconciler.engine.embedded.images.track import TrackedRepository
         from reconciler.engine.tag_pick import resolve_tracked
 
-        return resolve_tracked(pull, selection, TrackedRepository(pull, state, client, manifests, sightings))
+        return resolve_tracked(pull, selection, TrackedRepository(pull, state, client, manifests, sightings, current))
     try:
         kept = stored(pull, state)
     except InvalidError as error:
