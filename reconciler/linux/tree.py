@@ -22,21 +22,20 @@ _RESOLVE_NO_XDEV = 0x01
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def remove_tree(path: Path, *, point: str, sync: bool = True) -> bool:
+def remove_tree(path: Path, *, point: str, sync: bool = True, unmounted: bool = False) -> bool:
     """Removes ``path`` and everything in it, durably unless ``sync`` is False; False when it was not there.
 
     Symbolic links are removed, never followed. Nothing behind a mount point is touched, not even a bind mount of the
     same filesystem: with one below ``path`` this raises ``HostError`` before anything is removed. Directories without
     permissions are removed as well. After a crash or an error, calling it again removes the rest.
+
+    ``unmounted``: the caller has just seen that nothing is mounted there. A mount made since then still ends it.
     """
     with durable.guarded("remove", path):
         if not os.path.lexists(path):
             return False
-    mounted = mount_points_below(path)
-    if mounted:
-        raise HostError(
-            f"cannot remove {path}: {mounted[0]} is a mount point", hint=f"unmount it first: umount {mounted[0]}"
-        )
+    if not unmounted:
+        check_no_mounts(path)
     with durable.guarded("remove", path), watch.operation(point, "remove-tree", path) as announce_middle:
         if path.is_symlink() or not path.is_dir():
             path.unlink()
@@ -46,6 +45,15 @@ def remove_tree(path: Path, *, point: str, sync: bool = True) -> bool:
     if sync:
         durable.sync_directory(path.parent, point=point)
     return True
+
+
+def check_no_mounts(path: Path) -> None:
+    """Raises ``HostError`` when something is mounted at ``path`` or below it, which must not be removed with it."""
+    mounted = mount_points_below(path)
+    if mounted:
+        raise HostError(
+            f"cannot remove {path}: {mounted[0]} is a mount point", hint=f"unmount it first: umount {mounted[0]}"
+        )
 
 
 def disk_usage(path: Path) -> int:

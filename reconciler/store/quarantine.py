@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from reconciler.linux import durable
-from reconciler.linux.tree import disk_usage, remove_tree
+from reconciler.linux.discards import Discards
+from reconciler.linux.tree import disk_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,5 +51,5 @@ class Quarantine:
                     yield path.name, disk_usage(path)
 
     def remove(self, name: str) -> bool:
-        """Deletes one thing for good; False when it was gone."""
-        return remove_tree(self.directory / name, point=_POINT)
+        """Takes one thing away for good; False when it was gone. Its bytes go when ``Discards.empty`` is called."""
+        return Discards(self.directory.parent).put(self.directory / name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import NotFoundError
 from reconciler.linux import durable, mounts
+from reconciler.linux.discards import Discards
 from reconciler.linux.tree import disk_usage, remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.store.layers import whiteout
@@ -38,6 +39,7 @@ class Snapshots:
 
     def __init__(self, root: Path) -> None:
         self._containers = root / "containers"
+        self._discards = Discards(root)
         self._layers = root / "layers"
 
     def path(self, container_id: str) -> Path:
@@ -104,14 +106,15 @@ class Snapshots:
             mounts.unmount(place, point=_POINT)
 
     def remove(self, container_id: str) -> bool:
-        """Removes the writable layer and all else of the container; False when there is none.
+        """Takes away the writable layer and all else of the container; False when there is none. The bytes go when
+        ``Discards.empty`` is called.
 
         Unmounts first what is mounted below it. Raises ``HostError`` when something stays mounted: what a mount shows
         (a user's data) is never touched.
         """
         path = self.path(container_id)
         self.unmount(path)
-        return remove_tree(path, point=_POINT)
+        return self._discards.put(path)
 
     def usage(self, container_id: str) -> int:
         """Bytes that the writable layer takes on disk."""

@@ -159,3 +159,4 @@ def _snapshot(root: Path) -> None:
         finally:
             state.close_pass()
             state.close()
+    state.discards.empty()

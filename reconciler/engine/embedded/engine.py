@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ from reconciler.engine.embedded.host import read_host_settings
 from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.registries import Surroundings
 from reconciler.engine.embedded.state import State, WriterState, open_reader, open_writer, was_cut_off
-from reconciler.errors import LockedError
+from reconciler.errors import HostError, LockedError
 from reconciler.linux import durable
+from reconciler.linux.discards import Discards
 from reconciler.linux.lock import DirectoryLock
+from reconciler.log import Logger
 from reconciler.model.address import Address
 from reconciler.model.capabilities import Capabilities
 from reconciler.oci.digest import Digest
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from reconciler.registry.copier import Copier
     from reconciler.registry.health import Health
 
+_log = Logger("engine")
 _FOREVER = 10 * 365 * 86400.0
 # Blobs in flight at once. Registries limit connections of one client, and two cores inflate no more than this.
 _TRANSFERS = 6
@@ -164,6 +167,12 @@ class EmbeddedEngine:
 
     @contextmanager
     def turn(self, timeout: float | None) -> Iterator[None]:
+        with ExitStack() as after, self._locked(timeout):
+            after.callback(self._empty_discards)
+            yield
+
+    @contextmanager
+    def _locked(self, timeout: float | None) -> Iterator[None]:
         prepare_root(self.root)
         with DirectoryLock(self.root).acquire(_FOREVER if timeout is None else timeout):
             cut_off = was_cut_off(self.root)
@@ -191,6 +200,13 @@ class EmbeddedEngine:
                         writer.containers.tidy()
                 finally:
                     state.close_pass()
+
+    def _empty_discards(self) -> None:
+        """Deletes what the turn took away, while others may have theirs. What cannot be deleted stays for the next."""
+        try:
+            Discards(self.root).empty()
+        except HostError as error:
+            _log.warning("not-deleted", error=str(error), hint=error.hint)
 
     def record(self, generation: Generation) -> int:
         return self.writer().state.generations.add(generation, time.time())

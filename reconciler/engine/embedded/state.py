@@ -14,6 +14,7 @@ from reconciler.engine.embedded.syncs.rows import SyncTable
 from reconciler.engine.embedded.tag_ledger import TagLedger
 from reconciler.engine.embedded.upkeep.ages import ClockTable
 from reconciler.errors import HostError, InvalidError
+from reconciler.linux.discards import Discards
 from reconciler.log import Logger
 from reconciler.oci import media
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
@@ -48,6 +49,7 @@ class State:
         self.leases = LeaseTable(database)
         self.layers = Layers(root, database)
         self.snapshots = Snapshots(root)
+        self.discards = Discards(root)
         self.facts = Facts(database)
         self.networks = Networks(database)
         self.volumes = VolumeTable(database)

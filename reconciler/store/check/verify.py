@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from reconciler.errors import HostError, ReconcilerError
+from reconciler.linux.discards import DIRECTORY as DISCARDED
 from reconciler.linux.tree import disk_usage
 from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.digest import Digest
@@ -195,6 +196,9 @@ class StoreCheck:
         for path in _listed(self._root):
             if _TEMPORARY.fullmatch(path.name):
                 yield Leftover("temporary", path.name, "a file that was never finished", _usage(path))
+        for path in _listed(self._root / DISCARDED):
+            if _is_abandoned(path):
+                yield Leftover("discarded", path.name, "its deletion was cut off: any command ends it", _usage(path))
         for path in _listed(self._root / QUARANTINE):
             yield Leftover("quarantine", path.name, "damaged, and put aside by a repair", _usage(path))
         for lease in self._claims.ended:

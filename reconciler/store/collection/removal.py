@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 from reconciler.errors import HostError
 from reconciler.linux import durable
 from reconciler.linux.lock import try_lock
-from reconciler.linux.tree import remove_tree
+from reconciler.linux.tree import mount_points_below, remove_tree
 from reconciler.oci.digest import Digest
 from reconciler.store import ingest
 
@@ -90,10 +90,12 @@ class Removal:
         if self._aside:
             durable.sync_directory(self._layers, point=_POINT)
         left = set()
+        # Asked once for all of them: each would read the whole table of mounts.
+        unmounted = bool(self._aside) and not mount_points_below(self._layers)
         for path, name in self._aside.items():
             try:
                 # A removal that a power loss undoes is listed by the next plan: no fsync for each.
-                remove_tree(path, point=_POINT, sync=False)
+                remove_tree(path, point=_POINT, sync=False, unmounted=unmounted)
             except HostError as error:
                 self.failure = self.failure or error
                 left.add(name)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.main import main
+from reconciler.engine.embedded.containers import volumes
 from reconciler.engine.embedded.containers.rows import ContainerRow, Settings
 from reconciler.engine.embedded.engine import EmbeddedEngine
 from reconciler.engine.embedded.state import SCHEMAS, WriterState
@@ -24,6 +25,7 @@ from reconciler.engine.embedded.upkeep.collect import Collection, collect
 from reconciler.engine.port import Generation, GenerationEntry
 from reconciler.errors import HostError
 from reconciler.linux import mounts, watch
+from reconciler.linux.lock import DirectoryLock
 from reconciler.linux.tree import disk_usage
 from reconciler.model.address import Address
 from reconciler.oci.digest import Digest
@@ -270,6 +272,33 @@ def test_others_write_while_a_big_collection_deletes_bytes(scene: Scene) -> None
         assert names >= set(done)
         history.check_image(other.view().state, sample)
         assert listed(engine) == {}
+
+
+def test_bytes_are_deleted_while_others_may_have_their_turn(engine: EmbeddedEngine, scene: Scene) -> None:
+    aside = scene.root / "quarantine" / "layer-x"
+    aside.mkdir(parents=True)
+    (aside / "file").write_bytes(bytes(5000))
+    with engine.turn(5):
+        state = engine.writer().state
+        row = volumes.ensure(state.root, state.volumes, "shop/data", form={}, owner="volume/shop/data")
+        (row.path(state.root) / "file").write_bytes(bytes(5000))
+        ended(keep(engine, containers_exited_for=1.0), scene.image.digest, YEAR)
+    deleted = []
+
+    def free(phase: watch.Phase, operation: watch.Operation) -> None:
+        if (phase, operation.name) == ("before", "discard:remove-tree"):
+            with DirectoryLock(scene.root).acquire(0):
+                deleted.append(operation.path)
+
+    with watch.observed(free):
+        plan = [item for item in Collection(engine.view()).plan() if item.kind in ("container", "quarantine")]
+        assert sorted(item.kind for item in plan) == ["container", "quarantine"]
+        assert list(collect(engine, plan, 5)) == plan
+        with engine.turn(5):
+            volumes.delete(state.root, state.volumes, "shop/data")
+            assert len(deleted) == 2, "a volume was deleted within the turn"
+    assert len(deleted) == 3
+    assert list(state.discards.directory.iterdir()) == []
 
 
 # The peak that the system counts for a child begins with that of its parent, until it runs a program of its own.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,16 +13,15 @@ from typing import TYPE_CHECKING
 from reconciler.engine.embedded.records import dump
 from reconciler.errors import ConflictError, HostError, NotFoundError
 from reconciler.linux import durable, watch
+from reconciler.linux.discards import Discards
 from reconciler.linux.rooted import Rooted
-from reconciler.linux.tree import mount_points_below, remove_tree
+from reconciler.linux.tree import mount_points_below
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.value import dataclass
 
 if TYPE_CHECKING:
     from reconciler.store.database import Database
-
-_REMOVED = ".removed-"  # no stack's name begins with a dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,8 @@ def ensure(root: Path, table: VolumeTable, name: str, *, form: Form, owner: str)
 def delete(root: Path, table: VolumeTable, name: str) -> None:
     """Deletes a volume and its data; a no-op for one that is not there. Refuses while something is mounted in it.
 
-    The data are put aside first: after a crash, a volume of this name begins empty and never with half of the old.
+    The data go first, in one step: after a crash, a volume of this name begins empty and never with half of the old.
+    Their bytes go when ``Discards.empty`` is called.
     """
     row = table.all().get(name)
     if row is None:
@@ -113,19 +112,8 @@ def delete(root: Path, table: VolumeTable, name: str) -> None:
     place = row.path(root).parent
     if mounted := mount_points_below(place):
         raise HostError(f"cannot delete volume {name}: {mounted[0]} is a mount point", hint=f"umount {mounted[0]}")
-    aside = root / "volumes" / f"{_REMOVED}{secrets.token_hex(8)}"
-    if place.is_dir():
-        durable.rename(place, aside, point="volume.aside")
+    Discards(root).put(place)
     table.drop(name)
-    remove_tree(aside, point="volume.remove")
-
-
-def sweep(root: Path) -> None:
-    """Goes on with deletions that were cut off."""
-    directory = root / "volumes"
-    for path in directory.iterdir() if directory.is_dir() else ():
-        if path.name.startswith(_REMOVED):
-            remove_tree(path, point="volume.sweep")
 
 
 def fill(root: Path, table: VolumeTable, row: VolumeRow, rootfs: Path, target: str) -> None:

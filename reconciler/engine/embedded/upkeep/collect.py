@@ -14,7 +14,7 @@ from reconciler.engine.embedded.machinery import Machinery
 from reconciler.engine.embedded.upkeep.retention import forgettable
 from reconciler.engine.embedded.upkeep.roots import Roots
 from reconciler.errors import HostError, NotFoundError
-from reconciler.linux.tree import disk_usage, remove_tree
+from reconciler.linux.tree import disk_usage
 from reconciler.oci.digest import Digest
 from reconciler.store.collection.gc import Garbage, GarbageCollector, GcPlan
 from reconciler.store.collection.marks import Root
@@ -99,8 +99,9 @@ class Collection:
         yield from self._remove_exports(listed, turn)
         for aside in [item for item in listed.values() if item.kind == "quarantine"]:
             with turn():
-                if Quarantine(self._state.root).remove(aside.id):
-                    yield aside
+                removed = Quarantine(self._state.root).remove(aside.id)
+            if removed:
+                yield aside
         if any(kind == "generation" for kind, _ in listed):
             with turn():
                 for number in self._forgettable():
@@ -112,8 +113,10 @@ class Collection:
 
     def collect_images(self, images: Iterable[Digest]) -> list[Item]:
         """Frees at once what ``plan_images`` lists, in the turn that the caller holds."""
-        plan = self._collector.plan(self._store_roots(frozenset()), images)
-        return list(self._free(plan, nullcontext))
+        # Within one turn nothing else comes to need anything: looking once, at every process's mounts too, is enough.
+        roots = self._store_roots(frozenset())
+        freed = self._collector.collect(self._collector.plan(roots, images), lambda: roots)
+        return [Item(item.kind, item.id, item.why, item.size) for item in freed]
 
     def _plan(self) -> list[Item]:
         doomed = self._stale_containers()
@@ -173,11 +176,13 @@ class Collection:
 
     def _remove_exports(self, listed: dict[tuple[str, str], Item], turn: Turn) -> Iterator[Item]:
         if any(kind == "export" for kind, _ in listed):
+            removed = []
             with turn():
                 for path in self._exports():
-                    if (item := listed.get(("export", path.name))) is not None:
-                        remove_tree(path, point="export.remove")
-                        yield item
+                    item = listed.get(("export", path.name))
+                    if item is not None and self._state.discards.put(path):
+                        removed.append(item)
+            yield from removed
 
     def _exports(self) -> Iterator[Path]:
         """Trees exported from git that no container mounts any more."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Set
 from functools import partial
 from pathlib import Path
 
-from reconciler.engine.embedded.containers import volumes
 from reconciler.engine.embedded.containers.lifecycle import Containers
 from reconciler.engine.embedded.containers.mounts import ContainerMounts
 from reconciler.engine.embedded.containers.rows import ContainerRow
@@ -41,7 +40,6 @@ class Recovery:
         ended |= {row.id for row in self._containers.reap(rows.values())}
         for container_id in self._left_over(rows, ended):
             self._try(partial(self._clear, container_id, rows.get(container_id)))
-        self._try(partial(volumes.sweep, self._state.root))
         owned = {name for row in rows.values() for name, _ in row.settings.anonymous}
         orphans = [row.name for row in self._state.volumes.all().values() if row.anonymous and row.name not in owned]
         if orphans:

@@ -14,6 +14,7 @@ from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.upkeep.retention import kept_generations, rules_of
 from reconciler.errors import HostError
 from reconciler.linux import mounts
+from reconciler.linux.discards import DIRECTORY as DISCARDED
 from reconciler.linux.lock import is_locked
 from reconciler.oci.digest import Digest
 from reconciler.runtime.runtime import Runtime
@@ -120,14 +121,13 @@ class ContainerCheck:
                 yield Damage("layer", chain_id, "not-unpacked", "is not unpacked", (name,))
 
     def _volumes(self) -> Iterator[Damage]:
-        top = self._state.root / "volumes"
         try:
             rows = self._state.volumes.all()
         except MALFORMED as error:
             yield Damage("database", "volumes", "malformed", f"a row makes no sense: {error}")
             return
-        # A deletion puts the data aside before it drops the row.
-        if top.is_dir() and any(path.name.startswith(".removed-") for path in top.iterdir()):
+        # A deletion takes the data away before it drops the row.
+        if _entries(self._state.root / DISCARDED):
             return
         for row in rows.values():
             if not _is_directory(row.path(self._state.root)):
@@ -143,9 +143,6 @@ class ContainerCheck:
         top = self._state.root / "volumes"
         owned = {row.path(self._state.root).parent for row in self._state.volumes.all().values()}
         for stack in _entries(top):
-            if stack.name.startswith("."):
-                yield Leftover("volume", stack.name, "data of a volume whose deletion was cut off")
-                continue
             for path in _entries(stack):
                 if path not in owned:
                     yield Leftover("volume", str(path.relative_to(top)), "data of no volume on record; gc keeps them")
