@@ -148,7 +148,7 @@ def _resolve() -> Case:
 
     return Case(
         "resolve",
-        f"resolve {TAGS['resolve']} tags (peers: {_RESOLVED} of them)",
+        f"resolve {TAGS['resolve']} tags (peers: {_RESOLVED}, times {TAGS['resolve'] // _RESOLVED})",
         ("resolve",),
         lambda engine: engine.resolve("resolve", part(engine)),
         factor=lambda engine: TAGS["resolve"] / len(part(engine)),
