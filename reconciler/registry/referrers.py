@@ -42,6 +42,7 @@ class ReferrerLists:
     def __init__(self, client: RegistryClient, read: Callable[[Reference], bytes]) -> None:
         self._client = client
         self._read = read
+        self._with: set[str] = set()
         self._without: set[str] = set()
 
     def kept(self, subject: Reference) -> tuple[Descriptor, ...] | None:
@@ -54,9 +55,15 @@ class ReferrerLists:
         listed = self._client.listed_referrers(subject)
         if listed is None:
             self._without.add(subject.name)
-        elif len(listed) > _MOST:
+            return None
+        self._with.add(subject.name)
+        if len(listed) > _MOST:
             raise InvalidError(f"more than {_MOST} manifests refer to {subject}")
         return listed
+
+    def keeps(self, subject: Reference) -> bool:
+        """Whether the registry keeps such lists; it is asked for that of ``subject`` when nobody has asked before."""
+        return subject.name in self._with or self.kept(subject) is not None
 
     def keeps_none(self, repository: Reference) -> bool:
         """Whether the registry was asked, and keeps no lists."""
@@ -81,7 +88,7 @@ class ReferrerLists:
         Raises ``ConflictError`` when something else is under the tag.
         """
         wanted = {entry.digest for entry in listing.entries}.difference(gone)
-        if not wanted or self.kept(subject) is not None:
+        if not wanted or self.keeps(subject):
             return None
         assert subject.digest is not None
         tag = referrers_tag(subject.digest)

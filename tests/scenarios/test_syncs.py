@@ -237,26 +237,6 @@ def _is_whole(mirror: RegistryServer, layer: bytes) -> bool:
     return path.exists() and path.stat().st_size == len(layer)
 
 
-def test_two_hundred_tags_cost_a_head_each_on_either_side(
-    host: Host, upstream: RegistryServer, mirror: RegistryServer, source: RepositoryImages, target: RepositoryImages
-) -> None:
-    layer = b"shared"
-    for number in range(200):
-        source.image(f"1.{number}", layer, f"{number % 20}".encode())
-    declare(host, source, target)
-    begun = time.monotonic()
-    host.apply()
-    assert time.monotonic() - begun < 30
-    assert upstream.requests("GET", f"/blobs/{Digest.of(layer)}") == 1
-    # The shared layer, twenty others and the one config of them all.
-    assert upstream.requests("GET", f"{source.name.partition('/')[2]}/blobs/") == 22
-    before = [server.requests(method) for server in (upstream, mirror) for method in ("HEAD", "GET", "PUT", "POST")]
-    assert host.is_converged()
-    after = [server.requests(method) for server in (upstream, mirror) for method in ("HEAD", "GET", "PUT", "POST")]
-    # And one question at the source: whether it keeps lists of referrers. It does not.
-    assert [new - old for old, new in zip(before, after, strict=True)] == [200, 2, 0, 0, 200, 1, 0, 0]
-
-
 def test_a_daemon_asks_once_an_interval_and_tells_when(
     host: Host, upstream: RegistryServer, source: RepositoryImages, target: RepositoryImages
 ) -> None:

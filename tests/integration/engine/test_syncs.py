@@ -30,6 +30,7 @@ from reconciler.testing.sync_world import SyncWorld, fields, said
 
 pytestmark = pytest.mark.root
 EVERY = TagSelection(allow=(".*",))
+METHODS = ("HEAD ", "GET ", "PUT ", "POST ")
 
 
 @pytest.fixture
@@ -425,3 +426,20 @@ def test_who_may_not_ask_for_referrers_is_told_how_to_do_without(world):
     assert "with `referrers: false` nobody is asked" in said(made.plan())
     made.fields["referrers"] = False
     assert made.apply().converged
+
+
+@pytest.mark.parametrize("api", [False, True])
+def test_two_hundred_tags_cost_a_head_each_on_either_side(world, api):
+    made = world(ServedRegistry(referrers_api=api), ServedRegistry(referrers_api=api))
+    for number in range(200):
+        made.source.image("app", f"1.{number}", b"shared", f"{number % 20}".encode())
+    assert made.apply().converged
+    assert made.target.tags == made.source.tags
+    # The shared layer, twenty others and the one config of them all; and the manifests that the tags come to.
+    assert made.source.count("GET /v2/app/blobs/") == 22
+    assert made.source.count("GET /v2/app/manifests/") == 20
+    before = [registry.count(method) for registry in (made.source, made.target) for method in METHODS]
+    assert not made.plan().changes
+    after = [registry.count(method) for registry in (made.source, made.target) for method in METHODS]
+    # Two lists, and what refers to the twenty images: or that nobody keeps a list of that.
+    assert [new - old for old, new in zip(before, after, strict=True)] == [200, 21 if api else 2, 0, 0, 200, 1, 0, 0]

@@ -54,6 +54,7 @@ class SyncRepositories:
         self._consists = consists
         self._measure = measure
         self._now = time.time()
+        self._probed: dict[Reference, frozenset[Digest]] = {}
         self._looked_into: dict[Digest, tuple[Digest, ...]] = {}
         self._recorded: Callable[[], Mapping[Digest, tuple[Digest, ...]]] = functools.cache(
             lambda: state.syncs.parts(address)
@@ -99,7 +100,11 @@ class SyncRepositories:
         return frozenset(found)
 
     def keeps_referrers(self, repository: str, digest: Digest) -> bool:
-        return self._lists.kept(Reference.parse(repository).with_digest(digest)) is not None
+        subject = Reference.parse(repository).with_digest(digest)
+        if (listed := self._lists.kept(subject)) is None:
+            return False
+        self._probed[subject] = frozenset(entry.digest for entry in listed)
+        return True
 
     def referrers(
         self, repository: str, subjects: Collection[Digest], tags: Collection[str]
@@ -116,6 +121,8 @@ class SyncRepositories:
 
     def _referrers(self, repository: str, subject: Digest, tags: Collection[str]) -> frozenset[Digest]:
         reference = Reference.parse(repository).with_digest(subject)
+        if reference in self._probed:
+            return self._probed[reference]
         if (listed := self._lists.kept(reference)) is not None:
             return frozenset(entry.digest for entry in listed)
         tag = referrers_tag(subject)
