@@ -146,17 +146,18 @@ class Tags:
         )
 
     def _origin(self, digest: Digest, target: Reference) -> Reference | None:
-        """Another repository of the same registry that has layers of this image: the registry can mount them."""
-        layers = {layer.digest for layer in _layers(self._state, digest)}
+        """The other repository of the same registry that has most of this image's layers: they can be mounted."""
+        layers = {layer.digest: layer.size for layer in _layers(self._state, digest)}
+        best, most = None, -1
         for name in self._state.names.list():
             if name.kind != "tag":
                 continue
             other = Reference.parse(name.name)
             if other.registry == target.registry and other.repository != target.repository:
-                shared = layers & {layer.digest for layer in _layers(self._state, name.digest)}
-                if shared:
-                    return other
-        return None
+                shared = layers.keys() & {layer.digest for layer in _layers(self._state, name.digest)}
+                if shared and sum(layers[layer] for layer in shared) > most:
+                    best, most = other, sum(layers[layer] for layer in shared)
+        return best
 
 
 def _of_layers(layers: Mapping[Digest, int], origin: Reference | None, progress: ItemProgress) -> BlobProgress:
