@@ -35,8 +35,9 @@ from reconciler.spec.fields import (
 from reconciler.spec.mapping import Model, later
 
 POLICIES = (
-    "When to ask the registry: `missing`, for what is not on disk; `always` and `newer`, at every plan; `never`, "
-    "not at all."
+    "When to ask the registry: `missing`, for what is not on disk; `always`, at every plan what the tag is now (one "
+    "HEAD), and what is stored stays where nobody answers; `newer` is the same, for those who know it from podman; "
+    "`never`, not at all. A digest that is on disk is never asked about."
 )
 
 _RANGE_SCHEMA = WithJsonSchema({"x-kind": "port", "type": ["integer", "string"]})
