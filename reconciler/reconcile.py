@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import field, replace
 
 from reconciler.apply.report import Report, StepResult
 from reconciler.apply.runner import Listener, run
 from reconciler.engine.port import Engine, Generation, GenerationEntry, HostFacts, Progress
-from reconciler.errors import ReconcilerError, RefusedError
+from reconciler.errors import LockedError, ReconcilerError, RefusedError
 from reconciler.model.action import RemoveContainer, StartContainer
 from reconciler.model.address import Address
 from reconciler.model.canonical import form
@@ -75,17 +76,25 @@ def look(
     return observed, made
 
 
-def remember(desired: Desired, engine: Engine, options: PlanOptions, observed: Observed, timeout: float | None) -> None:
+def remember(
+    desired: Desired,
+    engine: Engine,
+    options: PlanOptions,
+    observed: Observed,
+    timeout: float | None,
+    *,
+    refused: bool = False,
+) -> None:
     """Keeps what a look without a pass saw of tags and syncs: without that, no tag would ever be old enough.
 
-    It takes the turn only where something was asked that counts later. ``desired`` and ``observed`` are those of the
-    look.
+    It takes the turn only where something was asked that counts later; whoever else has it for so long looks and
+    remembers too. ``desired`` and ``observed`` are those of the look, after which a guard ``refused`` the plan.
     """
     tracks = (pull.picks for pull in pulls_of(desired).values())
     interest = _interest(desired, options, ())
     if interest.syncs or any(track is not None and track.min_age is not None for track in tracks):
-        with engine.turn(timeout):
-            engine.note(interest, observed, ())
+        with suppress(LockedError), engine.turn(timeout):
+            engine.note(interest, observed, interest.syncs.keys() if refused else ())
 
 
 @dataclass(frozen=True, slots=True)

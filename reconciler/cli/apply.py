@@ -84,9 +84,9 @@ def _apply(
 
     desired = prepare(desired, engine, pins)
 
-    def keep(observed: Observed) -> None:
+    def keep(observed: Observed, *, refused: bool = True) -> None:
         if saved is None:
-            remember(desired, engine, wanted, observed, context.lock_timeout)
+            remember(desired, engine, wanted, observed, context.lock_timeout, refused=refused)
 
     observed, plan = look(desired, engine, wanted, sizes=True, refused=keep)
     if saved is not None:
@@ -99,7 +99,7 @@ def _apply(
         context.stdout.write(render(context, plan, "text"))
         context.stdout.flush()
     if plan.empty and (plan.errored or not desired.resources or is_recorded(engine, desired, observed)):
-        keep(observed)
+        keep(observed, refused=False)
         engine.keep_health(context.lock_timeout)
         _print_report(context, options, None, plan)
         return 1 if plan.errored else 0

@@ -243,6 +243,32 @@ def test_a_look_that_is_not_followed_by_a_pass_is_remembered() -> None:
     assert [step.action.verb for step in aged(engine).steps] == ["set", "copy"]
 
 
+def test_to_remember_is_nothing_to_fail_for() -> None:
+    engine = Engine()
+    engine.registry.publish("up.example.com/app:1.0")
+    wanted = prepare(syncing().desired(), engine)
+    observed, _ = look(wanted, engine, ASKED)
+
+    def locked(_number: int) -> None:
+        raise LockedError("a daemon works", hint="wait")
+
+    engine.before_turn = locked
+    remember(wanted, engine, ASKED, observed, None)
+    assert engine.turns == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_after_a_refusal_a_daemon_looks_at_once(refused: bool) -> None:
+    engine = Engine()
+    engine.registry.publish("up.example.com/app:1.0")
+    wanted = prepare(syncing().desired(), engine)
+    apply(engine, syncing())
+    engine.registry.publish("up.example.com/app:1.1")
+    remember(wanted, engine, ASKED, look(wanted, engine, ASKED)[0], None, refused=refused)
+    daemon = look(wanted, engine, PlanOptions())[1]
+    assert [step.action.verb for step in daemon.steps] == (["copy"] if refused else [])
+
+
 def test_what_was_seen_counts_also_when_a_guard_forbids_the_plan() -> None:
     engine = Engine()
     engine.registry.publish("up.example.com/app:1.0")
