@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Any
 
 from reconciler.errors import InvalidError
-from reconciler.model.version import Range, Version
+from reconciler.model.version import Range, Version, natural
 from reconciler.value import dataclass
 
 MAX_PATTERN = 256
 _PATTERN_MEMORY = 1 << 20
-_RUN = re.compile(r"[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +115,9 @@ def _ordered(tags: Iterable[str], versions: Mapping[str, Version | None], by_ver
 
     def rank(tag: str) -> tuple[Any, ...]:
         version = versions[tag] if by_version else None
-        return (*((1, version.key, version.parts) if version else (0, (), 0)), _natural(tag), tag)
+        return (*((1, version.key, version.parts) if version else (0, (), 0)), natural(tag), tag)
 
     return sorted(tags, key=rank, reverse=True)
-
-
-def _natural(tag: str) -> list[tuple[str, int]]:
-    """The name in pieces of text, each with the number that follows it, so that ``b9`` comes before ``b10``."""
-    texts, numbers = _RUN.split(tag), _RUN.findall(tag)
-    return [(text, int(number)) for text, number in zip(texts, [*numbers, "-1"], strict=True)]
 
 
 @functools.lru_cache(maxsize=256)

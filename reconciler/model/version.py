@@ -2,9 +2,10 @@
 
 A tag may begin with ``v``, leave out parts (``1.4`` counts as 1.4.0), have leading zeros (``24.04``) and write build
 metadata with ``_``, since ``+`` is no character of a tag. Ranges are npm's: ``>=1.4 <2``, ``^1.2``, ``~1.2.3``,
-``1.x``, ``1.2 - 1.4``, ``||``; also ``!=``, and commas between comparators. Two rules are for registries, where what
-reads as a prerelease is often a variant (``1.4.2-alpine``): a range that names a prerelease takes all within its bounds
-(``>=1.4-0``), and ``<2`` leaves out those of 2.
+``1.x``, ``1.2 - 1.4``, ``||``; also ``!=``, and commas between comparators. Three rules are for registries, where what
+reads as a prerelease is often a variant or a rebuild (``1.4.2-alpine``, ``1.4.2-r10``): a range that names a prerelease
+takes all within its bounds (``>=1.4-0``), ``<2`` leaves out those of 2, and numbers within words count as numbers
+(``-r9`` comes before ``-r10``).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ MAX_RANGE = 256
 
 # Compares as a tuple: numbers, then 0 and the identifiers of a prerelease, or 1 for a release.
 Key = tuple[Any, ...]
-_LEAST = (-1, 0, "")
+_LEAST = (-1, 0, ())
 _FIRST: Key = (0, 0, 0, 0)
 _LAST: Key = (float("inf"),)
 
+_RUN = re.compile(r"[0-9]+", re.ASCII)
 _NUMBER = r"[0-9]{1,18}"
 _SUFFIX = r"(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:[+_][0-9A-Za-z._+-]+)?"
 _VERSION = re.compile(rf"[vV]?({_NUMBER})(?:\.({_NUMBER}))?(?:\.({_NUMBER}))?{_SUFFIX}", re.ASCII)
@@ -30,6 +32,12 @@ _PART = rf"(?:{_NUMBER}|[xX*])"
 _PARTIAL = rf"[vV]?{_PART}(?:\.{_PART}){{0,2}}{_SUFFIX.replace('?P<pre>', '?:')}"
 _HYPHEN = re.compile(rf"\s*({_PARTIAL})\s+-\s+({_PARTIAL})\s*", re.ASCII)
 _COMPARATOR = re.compile(rf"\s*(>=|<=|!=|>|<|=|\^|~)?\s*({_PARTIAL})(?:\s*,\s*(?=\S)|\s+|(?=[<>=!^~])|$)", re.ASCII)
+
+
+def natural(text: str) -> tuple[tuple[str, int], ...]:
+    """The text in pieces, each with the number that follows it, so that ``b9`` comes before ``b10``."""
+    texts, numbers = _RUN.split(text), _RUN.findall(text)
+    return tuple((piece, int(number)) for piece, number in zip(texts, [*numbers, "-1"], strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +184,9 @@ def _key(numbers: list[int], pre: str | None) -> Key:
     return (*_padded(numbers), 0, *(_identifier(part) for part in pre.split(".")))
 
 
-def _identifier(text: str) -> tuple[int, int, str]:
-    """Numbers come before words, and compare as numbers."""
-    return (0, int(text), "") if text.isdigit() else (1, 0, text)
+def _identifier(text: str) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+    """Numbers come before words, and compare as numbers; so do those within words."""
+    return (0, int(text), ()) if text.isdigit() else (1, 0, natural(text))
 
 
 def _padded(numbers: list[int]) -> tuple[int, ...]:

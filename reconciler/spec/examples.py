@@ -168,14 +168,14 @@ or committed from a container. Containers and tags use them by name. An image th
 needs no entry.
 
 With `track`, the tags of the repository are listed at every plan, and the newest that fits is the image: the highest
-version with `semver` or where all that fit are versions, else the last by name, numbers in names compared as numbers.
-A tag may begin with `v` and leave out parts: `1.4` counts as 1.4.0. Ranges are npm's: `>=1.4 <2`, `^1.2`, `~1.2.3`,
+version with `semver` or where all that fit are versions, else the last by name, numbers in names compared as numbers. A
+tag may begin with `v` and leave out parts: `1.4` counts as 1.4.0. Ranges are npm's: `>=1.4 <2`, `^1.2`, `~1.2.3`,
 `1.x`, `1.2 - 1.4`, `!=1.5.2`, `||`. What follows a hyphen counts as a prerelease, which a range takes only when it
-names one: `>=1.4-0` takes all from 1.4 on, also `1.4.2-alpine`. Patterns are RE2's. `min_age` counts from when this
-host first saw the tag with its digest, while an apply or the daemon ran and never by the image's own date: a new host
-knows no tag yet, and waits, unless `pull` is a pin. An image stays what it is while the tags cannot be listed, or only
-tags that are older than its own are old enough. One that is nothing yet is the newest of those on disk while they
-cannot be listed.
+names one: `>=1.4-0` takes all from 1.4 on, also `1.4.2-alpine`; there `-r9` comes before `-r10`. Patterns are RE2's.
+`min_age` counts from when this host first saw the tag with its digest, while an apply or the daemon ran and never by
+the image's own date: a new host knows no tag yet, and waits, unless `pull` is a pin. An image stays what it is while
+the tags cannot be listed, or only tags that are older than its own are old enough. One that is nothing yet is the
+newest of those on disk while they cannot be listed.
 
 A `pull` of `NAME:TAG@DIGEST` is a pin: that image until the text changes. `reconciler update` asks each registry, never
 a mirror, what pins should say now: the tag that `track` picks or, without `track`, what their own tag points at. Pins

@@ -89,6 +89,21 @@ def test_prereleases_are_ordered_as_semver_says() -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        "15.4.0-debian-11-r9 15.4.0-debian-11-r10 15.4.0-debian-12-r0 15.4.0",
+        "4.0.15-ls9 4.0.15-ls10",
+        "1.4-rc9 1.4-rc10 1.4",
+        "2024-9-5 2024-11-20",
+        "3.1-alpine3.9 3.1-alpine3.18",
+    ],
+)
+def test_rebuilds_and_dates_are_ordered_by_their_numbers(ordered: str) -> None:
+    keys = [_version(tag).key for tag in ordered.split()]
+    assert keys == sorted(set(keys))
+
+
 _numbers = st.integers(0, 12)
 _triples = st.tuples(_numbers, _numbers, _numbers)
 _suffix = st.sampled_from(["", "-rc.1", "-0", "-alpine", "-rc.10", "_7"])
