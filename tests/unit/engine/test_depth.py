@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.clock import SystemClock
-from reconciler.engine.embedded.images.depth import check_depth
+from reconciler.engine.embedded.images.checks import check_depth
 from reconciler.engine.embedded.images.intake import Images
 from reconciler.engine.embedded.images.resolve import ManifestSource, resolve_all
 from reconciler.engine.embedded.state import SCHEMAS, WriterState

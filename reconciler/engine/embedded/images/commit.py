@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.clock import SystemClock, rfc3339
 from reconciler.engine.embedded.images.build import changed_config, commit_config
-from reconciler.engine.embedded.images.depth import check_depth
+from reconciler.engine.embedded.images.checks import check_depth
 from reconciler.errors import InvalidError, NotFoundError
 from reconciler.model.address import Address
 from reconciler.oci import media

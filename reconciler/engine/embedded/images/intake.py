@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.clock import SystemClock, rfc3339
 from reconciler.engine.embedded.images.build import new_config
-from reconciler.engine.embedded.images.depth import check_depth
+from reconciler.engine.embedded.images.checks import check_entry, check_layers, image_manifest
 from reconciler.engine.embedded.images.resolve import ManifestSource, check_platform
 from reconciler.engine.embedded.state import State
 from reconciler.engine.embedded.upkeep.repair_blobs import put_aside_damaged
@@ -22,7 +22,7 @@ from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.layers import chain_ids
-from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
+from reconciler.oci.manifest import MAX_MANIFEST_BYTES, Manifest
 from reconciler.oci.platform import Platform
 from reconciler.oci.reference import Reference
 from reconciler.store.archive.compression import GzipWriter, decompress
@@ -130,7 +130,7 @@ class Images:
             nullcontext(workers) if workers is not None else self._state.layers.workers() as started,
         ):
             data = self._manifests.get(client, reference, digest)
-            manifest = _image_manifest(data, reference)
+            manifest = image_manifest(data, reference)
             lease.add(blob.digest for blob in manifest.blobs)
             self._state.content.put(data)
             index_data = self._manifests.get(client, reference, index) if index is not None else None
@@ -140,8 +140,8 @@ class Images:
             fetched = self._fetch(client, reference, manifest.config, _unheard).size
             config = self._config(manifest.config)
             check_platform(reference, wanted, config.platform)
-            _check_entry(index_data, digest, config)
-            _check_layers(manifest, config)
+            check_entry(index_data, digest, config)
+            check_layers(manifest, config)
             layers = self._layers(client, reference, manifest, config, lease, progress, started)
             with self._state.database.transaction():
                 record = self._record(digest, manifest, config, index)
@@ -152,7 +152,7 @@ class Images:
     def _parts(self, digest: Digest) -> list[Digest]:
         """The blobs that the manifest ``digest`` names, as far as it can be read here."""
         try:
-            manifest = _image_manifest(self._state.content.read(digest, MAX_MANIFEST_BYTES), None)
+            manifest = image_manifest(self._state.content.read(digest, MAX_MANIFEST_BYTES), None)
         except ReconcilerError:
             return []
         return [blob.digest for blob in manifest.blobs]
@@ -256,7 +256,7 @@ class Images:
     def add_image(self, archived: ArchivedImage, purpose: str, progress: ItemProgress | None = None) -> ImageRecord:
         """The image of an archive that is being loaded, complete on disk. Digests and sizes are verified."""
         digest = Digest.of(archived.manifest)
-        manifest = _image_manifest(archived.manifest, None)
+        manifest = image_manifest(archived.manifest, None)
         index = Digest.of(archived.index) if archived.index is not None else None
         with self._state.leases.take(purpose, [digest, *(blob.digest for blob in manifest.blobs)]) as lease:
             self._state.content.put(archived.manifest)
@@ -265,8 +265,8 @@ class Images:
                 self._state.content.put(archived.index)
             self._ingest(archived, manifest.config)
             config = self._config(manifest.config)
-            _check_layers(manifest, config)
-            _check_entry(archived.index, digest, config)
+            check_layers(manifest, config)
+            check_entry(archived.index, digest, config)
             heard = progress or _unheard
             for layer in manifest.layers:
                 heard(layer.digest.short, "waiting", 0, layer.size)
@@ -309,7 +309,7 @@ class Images:
         lease.add([config_digest, digest])
         self._state.content.put(config_data)
         self._state.content.put(data)
-        manifest = _image_manifest(data, None)
+        manifest = image_manifest(data, None)
         config = ImageConfig.parse(config_data)
         self._unpack(manifest.layers, config, lease)
         return self._record(digest, manifest, config, None)
@@ -386,41 +386,6 @@ def _breaking_off(progress: ItemProgress, unpacking: Unpacking) -> ItemProgress:
         progress(item, state, done, total, origin)
 
     return report
-
-
-def _image_manifest(data: bytes, reference: Reference | None) -> Manifest:
-    manifest = parse_manifest(data)
-    what = reference.familiar if reference else str(Digest.of(data))
-    if isinstance(manifest, Index) or not manifest.is_image:
-        raise InvalidError(f"{what} is no image that can be run", hint="only images for one platform can be pulled")
-    check_depth(len(manifest.layers), f"image {what}")
-    return manifest
-
-
-def _check_entry(index: bytes | None, digest: Digest, config: ImageConfig) -> None:
-    """Raises ``InvalidError`` when the image is for another machine than its ``index`` says."""
-    parsed = parse_manifest(index) if index is not None else None
-    said = parsed.platform_of(digest) if isinstance(parsed, Index) else None
-    found = config.platform
-    if said is not None and (said.os, said.architecture) != (found.os, found.architecture):
-        raise InvalidError(
-            f"the image is for {found}, not for {said} as its index says",
-            hint=f"to have it all the same, pull it as @{digest}",
-        )
-
-
-def _check_layers(manifest: Manifest, config: ImageConfig) -> None:
-    if len(manifest.layers) != len(config.diff_ids):
-        raise InvalidError(
-            f"the manifest has {len(manifest.layers)} layers, but the config {len(config.diff_ids)} diff IDs",
-            hint="the image is broken where it was built: ask its publisher, or use another tag",
-        )
-    for layer in manifest.layers:
-        if layer.media_type not in media.LAYERS:
-            raise InvalidError(
-                f"layer {layer.digest} has the unsupported type {layer.media_type[:100]!a}",
-                hint="encrypted and non-tar layers cannot be unpacked",
-            )
 
 
 def _copy_layer(archive: BinaryIO, write: Callable[[bytes], object], limits: Limits) -> Digest:

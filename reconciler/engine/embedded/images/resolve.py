@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reconciler.engine.embedded.images.depth import check_depth
+from reconciler.engine.embedded.images.checks import check_depth
 from reconciler.engine.embedded.state import State
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError, RefusedError
 from reconciler.model.address import Address
