@@ -142,7 +142,7 @@ def latest(pull: Pull, repository: Repository) -> Latest | Absent | Unknown:
         return Unknown(error.reason, error.hint)
     if digest is not None:
         return Latest(tag, digest, why)
-    return Absent(f"{name}:{tag} is not at the registry" if tag else why, "check the name and the tag")
+    return Absent(f"{name}:{tag} is not at the registry", "check the name and the tag") if tag else Absent(why)
 
 
 def tag_of(form: Form, pull: Pull) -> str:
@@ -161,10 +161,11 @@ def _staying(selection: TagSelection, repository: Repository) -> Pin | None:
 
 def _stored(selection: TagSelection, repository: Repository) -> Pin | None:
     """The newest image on this host of the tags that may be chosen."""
-    for tag in _fitting(repository.stored(), selection).chosen:
+    found = _fitting(repository.stored(), selection)
+    for tag in found.chosen:
         pin = repository.stored_pin(tag)
         if pin is not None:
-            return replace(pin, tag=tag, why=f"{tag}: newest {selection} on this host")
+            return replace(pin, tag=tag, why=f"{_newest(tag, selection, found)} on this host")
     return None
 
 
@@ -182,8 +183,8 @@ def pick(name: str, listed: Collection[str], selection: TagSelection, repository
     found = _fitting(listed, selection)
     if not found.chosen:
         return Picked("", _none(name, listed, selection, found))
-    if selection.min_age is None:
-        return Picked(found.chosen[0], f"{found.chosen[0]}: newest {selection}")
+    if not selection.min_age:
+        return Picked(found.chosen[0], _newest(found.chosen[0], selection, found))
     known, ages, seen = repository.known(), dict[str, float](), dict[str, Digest]()
     for tag in found.chosen:
         before = known.get(tag)
@@ -198,11 +199,16 @@ def pick(name: str, listed: Collection[str], selection: TagSelection, repository
         seen[tag] = digest
         if before is not None and digest == before.digest:
             waiting = _waiting(ages, selection)
-            why = f"{tag}: newest {selection}{'; ' + waiting if waiting else ''}"
+            why = _newest(tag, selection, found) + (f"; {waiting}" if waiting else "")
             return Picked(tag, why, digest, seen, frozenset(ages) - {tag})
         ages[tag] = 0.0
     waiting = _waiting(ages, selection) or "those there were are gone"
     return Picked("", f"no tag of {name} {selection} is old enough yet: {waiting}", None, seen, frozenset(ages))
+
+
+def _newest(tag: str, selection: TagSelection, found: Selected) -> str:
+    """Why the tag is picked, also by what: that ``latest`` comes after ``1.4`` by name is a surprise to many."""
+    return f"{tag}: newest {selection}{' by name' if found.by_name else ''}"
 
 
 def _waiting(ages: Mapping[str, float], selection: TagSelection) -> str:
@@ -216,6 +222,9 @@ def _waiting(ages: Mapping[str, float], selection: TagSelection) -> str:
 def _none(name: str, listed: Collection[str], selection: TagSelection, found: Selected) -> str:
     if not listed:
         return f"{name} has no tags"
+    if found.prereleases:
+        tag = found.prereleases[0]
+        return f"no tag of {name} is {selection}; {tag} {found.why[tag]}"
     there = [*found.why][:_SHOWN]
     more = len(listed) - len(there)
     return f"no tag of {name} is {selection}; there {'is' if len(listed) == 1 else 'are'} {', '.join(there)}" + (

@@ -42,11 +42,14 @@ class TagSelection:
 @dataclass(frozen=True, slots=True)
 class Selected:
     """``chosen`` from the newest to the oldest; for each tag passed over, also newest first, ``why`` as a clause:
-    "is not in >=1.4 <2". ``young`` are those that only lack age, with the seconds they have: next in turn."""
+    "is not in >=1.4 <2". ``young`` are those that only lack age, with the seconds they have: next in turn.
+    ``prereleases`` are those in the range that are left out as such. ``by_name`` when they are no versions."""
 
     chosen: tuple[str, ...] = ()
     why: Mapping[str, str] = field(default_factory=dict)
     young: Mapping[str, float] = field(default_factory=dict)
+    prereleases: tuple[str, ...] = ()
+    by_name: bool = False
 
 
 def check_pattern(text: str) -> None:
@@ -67,8 +70,14 @@ def select(tags: Iterable[str], selection: TagSelection, first_seen: Mapping[str
     versions = {tag: Version.parse(tag) for tag in listed}
     why = {tag: reason for tag in listed if (reason := _unnamed(tag, selection))}
     by_version = wanted is not None or all(versions[tag] for tag in listed - why.keys())
+    prereleases = set()
     if wanted is not None:
-        why |= {tag: reason for tag in listed - why.keys() if (reason := _outside(versions[tag], wanted, selection))}
+        named = [(tag, versions[tag]) for tag in listed - why.keys()]
+        prereleases = {
+            tag for tag, version in named if version and version not in wanted and wanted.spans_over(version)
+        }
+        why |= {tag: reason for tag, version in named if (reason := _outside(version, wanted, selection))}
+        why |= dict.fromkeys(prereleases, f"is a prerelease, which {selection.semver} does not name")
     left = _ordered(listed - why.keys(), versions, by_version)
     ages = {tag: max(0.0, now - first_seen.get(tag, now)) for tag in left}
     young = {tag: ages[tag] for tag in left if selection.min_age is not None and ages[tag] < selection.min_age}
@@ -78,7 +87,8 @@ def select(tags: Iterable[str], selection: TagSelection, first_seen: Mapping[str
     count = len(old) if selection.newest is None else selection.newest
     why |= dict.fromkeys(old[count:], f"is older than the newest {count}")
     passed_over = {tag: why[tag] for tag in _ordered(why.keys(), versions, by_version)}
-    return Selected(tuple(old[:count]), passed_over, young)
+    early = tuple(tag for tag in passed_over if tag in prereleases)
+    return Selected(tuple(old[:count]), passed_over, young, early, by_name=not by_version)
 
 
 def span(seconds: float) -> str:
@@ -103,11 +113,7 @@ def _unnamed(tag: str, selection: TagSelection) -> str:
 def _outside(version: Version | None, wanted: Range, selection: TagSelection) -> str:
     if version is None:
         return "is no version"
-    if version in wanted:
-        return ""
-    if version.prerelease and not wanted.prereleases:
-        return f"is a prerelease, which {selection.semver} does not name"
-    return f"is not in {selection.semver}"
+    return "" if version in wanted else f"is not in {selection.semver}"
 
 
 def _ordered(tags: Iterable[str], versions: Mapping[str, Version | None], by_version: bool) -> list[str]:

@@ -77,10 +77,11 @@ class _Alternative:
     holes: tuple[_Span, ...]
     prereleases: bool
 
-    def takes(self, version: Version) -> bool:
-        if version.prerelease and not self.prereleases:
-            return False
+    def spans_over(self, version: Version) -> bool:
         return all(version.key in span for span in self.spans) and all(version.key not in hole for hole in self.holes)
+
+    def takes(self, version: Version) -> bool:
+        return self.spans_over(version) and (self.prereleases or not version.prerelease)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,9 @@ class Range:
             raise InvalidError("the range of versions is too long", hint=f"at most {MAX_RANGE} characters")
         return cls(tuple(_alternative(part) for part in text.split("||")))
 
-    @property
-    def prereleases(self) -> bool:
-        """Whether it names a prerelease, and so takes them."""
-        return any(alternative.prereleases for alternative in self.alternatives)
+    def spans_over(self, version: Version) -> bool:
+        """Whether the version is within its bounds, also a prerelease that it does not take."""
+        return any(alternative.spans_over(version) for alternative in self.alternatives)
 
     def __contains__(self, version: Version) -> bool:
         return any(alternative.takes(version) for alternative in self.alternatives)

@@ -163,3 +163,20 @@ def test_while_nobody_answers_an_image_stays_what_it_is(current: str | None, kep
     assert isinstance(found, Pin)
     assert (found.tag, found.digest, found.why) == (kept, there[kept], why)
     assert found.note.endswith(f"r.example.com does not answer; the stored {kept} is kept")
+
+
+def test_what_is_picked_by_name_says_so() -> None:
+    found = latest(pull("r.example.com/app", newest=1), Repository({tag: digest(tag) for tag in ("1.5.2", "latest")}))
+    assert found == Latest("latest", digest("latest"), "latest: newest of all tags by name")
+
+
+def test_no_age_at_all_is_asked_for_nothing() -> None:
+    found = latest(pull("r.example.com/app", newest=1, min_age=0.0), Repository({"1.5.2": digest("1.5.2")}))
+    assert found == Latest("1.5.2", digest("1.5.2"), "1.5.2: newest of all tags")
+
+
+def test_a_variant_that_its_range_does_not_take_is_named() -> None:
+    repository = Repository({tag: digest(tag) for tag in ("3.0.0-alpine", "2.0.0", "1.5.2-alpine", "1.5.2")})
+    found = latest(pull("r.example.com/app", semver="^1", allow=(".*-alpine",)), repository)
+    reason = "no tag of r.example.com/app is .*-alpine in ^1; 1.5.2-alpine is a prerelease, which ^1 does not name"
+    assert found == Absent(reason)

@@ -21,11 +21,13 @@ def test_versions_in_a_range_come_newest_first_and_the_rest_says_why_not() -> No
     assert found.chosen == ("1.6.0", "1.5.2", "v1.4.0", "1.4.0", "1.4")
     assert found.why == {
         "2.0.0": "is not in >=1.4 <2",
-        "2.0.0-rc.1": "is a prerelease, which >=1.4 <2 does not name",
+        "2.0.0-rc.1": "is not in >=1.4 <2",
         "1.6.0-alpine": "is a prerelease, which >=1.4 <2 does not name",
         "1": "is not in >=1.4 <2",
         "latest": "is no version",
     }
+    assert found.prereleases == ("1.6.0-alpine",)
+    assert not found.by_name
 
 
 def test_patterns_match_whole_names_and_a_denial_wins() -> None:
