@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from reconciler.cli.table import span
 from reconciler.clock import rfc3339
@@ -33,6 +32,8 @@ class MirrorState:
             return "not asked yet"
         if not health.failures:
             return "answering"
+        from urllib.parse import urlsplit
+
         rest = health.rest(datetime.fromtimestamp(now, UTC))
         times = f"{health.failures} failure{'s' * (health.failures != 1)}"
         again = f"next try in {span(rest)}" if rest else "next try is due"

@@ -16,13 +16,8 @@ from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.document import check_keys, labels_field, read_object, text_field
 from reconciler.oci.platform import Platform
+from reconciler.oci.sizes import MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES
 from reconciler.value import dataclass
-
-DEFAULT_MANIFEST_BYTES = 4 * 1024 * 1024
-"""What is taken from outside, unless the owner of a host allows more or less."""
-
-MAX_MANIFEST_BYTES = 64 * 1024 * 1024
-"""What is read at all: nobody can allow more, and what was taken once can always be read again."""
 
 _KEYS = frozenset(
     {"schemaVersion", "mediaType", "config", "layers", "manifests", "annotations", "subject", "artifactType"}

@@ -19,8 +19,8 @@ from reconciler.clock import Clock
 from reconciler.errors import InvalidError
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
-from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES
 from reconciler.oci.reference import Reference
+from reconciler.oci.sizes import DEFAULT_MANIFEST_BYTES
 from reconciler.registry.blob_upload import BlobProgress, Opener, Outcome
 from reconciler.registry.catalog import Catalog
 from reconciler.registry.download import Downloader, Sink

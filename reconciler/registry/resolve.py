@@ -11,8 +11,9 @@ from reconciler.errors import IntegrityError, InvalidError, LimitError, NotFound
 from reconciler.oci import media
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
-from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES, parse_manifest
+from reconciler.oci.manifest import parse_manifest
 from reconciler.oci.reference import Reference
+from reconciler.oci.sizes import DEFAULT_MANIFEST_BYTES
 from reconciler.registry.failure import printable
 from reconciler.registry.fallback import Patience
 from reconciler.registry.hosts import Endpoint, RegistryHosts

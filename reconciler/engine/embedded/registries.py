@@ -15,7 +15,7 @@ from reconciler.errors import AuthError
 from reconciler.model.address import Address
 from reconciler.model.canonical import Form
 from reconciler.model.resources import Auth, Endpoint, Mirror, Registry
-from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES
+from reconciler.oci.sizes import DEFAULT_MANIFEST_BYTES
 from reconciler.value import dataclass
 
 if TYPE_CHECKING:

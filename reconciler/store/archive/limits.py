@@ -10,7 +10,7 @@ import re
 from dataclasses import fields
 
 from reconciler.errors import InvalidError, LimitError
-from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES, MAX_MANIFEST_BYTES
+from reconciler.oci.sizes import DEFAULT_MANIFEST_BYTES, MAX_MANIFEST_BYTES
 from reconciler.value import dataclass
 
 _AMOUNT = re.compile(r"([1-9][0-9]{0,17}) ?([A-Za-z]*)", re.ASCII)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from reconciler.errors import InvalidError
 from reconciler.linux import durable
-from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES
+from reconciler.oci.sizes import DEFAULT_MANIFEST_BYTES
 from reconciler.store.archive.compression import decompress, detect
 from reconciler.store.archive.reader import ArchiveReader, Kind, Source
 

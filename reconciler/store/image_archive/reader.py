@@ -18,8 +18,9 @@ from reconciler.oci.config import MAX_CONFIG_BYTES, ImageConfig
 from reconciler.oci.descriptor import Descriptor
 from reconciler.oci.digest import Digest
 from reconciler.oci.document import read_document, read_object, text_field, texts_field
-from reconciler.oci.manifest import DEFAULT_MANIFEST_BYTES, Index, Manifest, is_attestation, parse_manifest
+from reconciler.oci.manifest import Index, Manifest, is_attestation, parse_manifest
 from reconciler.oci.platform import Platform
+from reconciler.oci.sizes import DEFAULT_MANIFEST_BYTES
 from reconciler.store.archive.compression import detect
 from reconciler.store.image_archive.files import ImageFiles, read_file
 from reconciler.value import dataclass
