@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,22 @@ if TYPE_CHECKING:
     from reconciler.spec.tree import SpecFile
 
 PARTLY = 4
+_TOLD = {"kept": "kept", "failed": "failed"}
 _DIGEST = re.compile(r"(@sha256:[0-9a-f]{12})[0-9a-f]+")
 
 
 @dataclass(slots=True, eq=False)
 class Finding:
-    """One reference in a spec: what it would say now, and why; or the error for which nobody can tell, or write it."""
+    """One reference in a spec: what it would say now, and why; or the error for which nobody can tell, or write it.
+
+    ``kept`` when it stays without being what a pin would say now: what is there is too young, or may not be asked for.
+    """
 
     text: PullText
     wanted: str
     why: str = ""
     error: ReconcilerError | None = None
+    kept: bool = False
     written: bool = False
 
     @property
@@ -45,6 +51,8 @@ class Finding:
     def status(self) -> str:
         if self.error is not None:
             return "failed"
+        if self.kept:
+            return "kept"
         return "written" if self.written else "outdated" if self.changes else "current"
 
 
@@ -123,7 +131,7 @@ def _findings(texts: Sequence[PullText], answers: Mapping[Pull, Latest | Absent 
             findings.append(Finding(text, text.text, error=RegistryError(answer.reason, hint=hint)))
         else:
             wanted = text.text if answer.digest is None else repinned(text.text, answer.tag, answer.digest)
-            findings.append(Finding(text, wanted, answer.why))
+            findings.append(Finding(text, wanted, answer.why, kept=answer.digest is None))
     refused = obstacles({finding.text: finding.wanted for finding in findings})
     for finding in findings:
         finding.error = finding.error or refused.get(finding.text)
@@ -172,7 +180,7 @@ def _print_patches(context: Context, findings: Sequence[Finding], files: Sequenc
 def _text(findings: Sequence[Finding], options: argparse.Namespace) -> list[str]:
     lines = []
     for finding in findings:
-        mark = {"current": "=", "failed": "!"}.get(finding.status, "~")
+        mark = {"current": "=", "kept": "=", "failed": "!"}.get(finding.status, "~")
         lines.append(f"{mark} {_short(str(finding.text.address))}  ({finding.text.location})")
         if finding.changes:
             lines += [f"    - {_short(finding.text.text)}", f"    + {_short(finding.wanted)}"]
@@ -190,10 +198,10 @@ def _short(reference: str) -> str:
 def _sum(findings: Sequence[Finding], options: argparse.Namespace) -> str:
     if not findings:
         return "Nothing to update: no image here has `track`, or is pinned as NAME:TAG@DIGEST."
-    counts = {status: sum(item.status == status for item in findings) for status in ("current", "outdated", "written")}
-    failed = sum(item.error is not None for item in findings)
+    counts = Counter(item.status for item in findings)
     parts = [f"{counts['written']} written"] if options.write else [f"{counts['outdated']} to write"]
-    parts += [f"{counts['current']} up to date"] + [f"{failed} failed"] * bool(failed)
+    parts += [f"{counts['current']} up to date"]
+    parts += [f"{counts[status]} {told}" for status, told in _TOLD.items() if counts[status]]
     hint = " `--diff` shows it as a patch, `--write` writes it." if counts["outdated"] else ""
     return f"Pins: {', '.join(parts)}.{hint}"
 

@@ -263,6 +263,8 @@ def test_a_machine_without_a_root_knows_no_ages_and_keeps_the_pins(machine: Mach
     assert machine.update().code == 0
     assert "= image/shop/app" in machine.out
     assert "1.5.2 is new, wants 3d" in machine.out
+    assert machine.out.endswith("Pins: 0 to write, 0 up to date, 1 kept.\n")
+    assert machine.update("-o", "json").images[0]["status"] == "kept"
     assert not machine.root.exists()
     assert path.read_text() == before
 
