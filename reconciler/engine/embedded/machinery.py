@@ -87,13 +87,13 @@ class Machinery:
     def containers(self) -> Containers:
         from reconciler.engine.embedded.containers.lifecycle import Containers
 
-        return Containers(self.state, self.runtime, self.wiring, self.mounts)
+        return Containers(self.state, self.runtime, lambda: self.wiring, self.mounts)
 
     @_Part
     def recovery(self) -> Recovery:
         from reconciler.engine.embedded.upkeep.recovery import Recovery
 
-        return Recovery(self.state, self.containers, self.mounts, self.wiring)
+        return Recovery(self.state, self.containers, self.mounts, lambda: self.wiring)
 
     @_Part
     def manifests(self) -> ManifestSource:

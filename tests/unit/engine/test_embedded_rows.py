@@ -210,5 +210,5 @@ def test_what_cannot_be_cleared_away_does_not_end_a_turn(state: WriterState, mon
             raise HostError("nft is not installed")
 
     stuck: Any = Stuck()
-    Recovery(state, stuck, ContainerMounts(state), stuck).run(cut_off=True)
+    Recovery(state, stuck, ContainerMounts(state), lambda: stuck).run(cut_off=True)
     assert done == ["reap", "discard fff", "sweep"]

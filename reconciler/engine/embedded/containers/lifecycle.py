@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.containers.mounts import ContainerMounts
 from reconciler.engine.embedded.containers.name_files import NameFiles
@@ -21,7 +22,6 @@ from reconciler.engine.embedded.containers.state import ended_at, state_of
 from reconciler.engine.embedded.images.unpacking import unpack_image
 from reconciler.engine.embedded.records import dump
 from reconciler.engine.embedded.state import State
-from reconciler.engine.embedded.wiring import Wiring
 from reconciler.errors import ConflictError, HostError, InvalidError, NotFoundError, ReconcilerError
 from reconciler.linux import durable
 from reconciler.linux.processes import signal_number
@@ -38,13 +38,19 @@ from reconciler.runtime.task import Task, TaskState
 from reconciler.store.identity import forget_place
 from reconciler.store.images import ImageRecord
 
+if TYPE_CHECKING:
+    from reconciler.engine.embedded.wiring import Wiring
+
 _log = Logger("engine")
 
 
 class Containers:
-    """Every method but ``state_of`` needs the turn. Safe to use from several threads for different containers."""
+    """Every method but ``state_of`` needs the turn. Safe to use from several threads for different containers.
 
-    def __init__(self, state: State, runtime: Runtime, wiring: Wiring, mounts: ContainerMounts) -> None:
+    ``wiring`` is asked for once something is connected, and imported then: many commands only look.
+    """
+
+    def __init__(self, state: State, runtime: Runtime, wiring: Callable[[], Wiring], mounts: ContainerMounts) -> None:
         self._state = state
         self._runtime = runtime
         self._wiring = wiring
@@ -123,7 +129,7 @@ class Containers:
         record = self._state.images.get(image)
         if record is None:
             raise NotFoundError(f"image {image.short} is not on this host", hint="pull it first")
-        self._wiring.require_free(container.ports)
+        self._wiring().require_free(container.ports)
         config = self._state.config(record)
         container_id = secrets.token_hex(32)
         directory = self._state.container_dir(container_id)
@@ -180,17 +186,17 @@ class Containers:
         if self._state.images.get(row.image) is not None:
             unpack_image(self._state, row.image)
         self._runtime.delete(row.id)
-        self._wiring.disconnect(row.id)
+        self._wiring().disconnect(row.id)
         spec = StartSpec.from_json((self._state.container_dir(row.id) / "spec.json").read_text())
         with ExitStack() as undo:
             undo.callback(self.take_down, row)
             self._mount(row, spec)
-            endpoints = self._wiring.place(row)
+            endpoints = self._wiring().place(row)
             self._names.write(row, [endpoint.address for endpoint in endpoints])
-            self._names.refresh(self._wiring.networks_of(row.id))
+            self._names.refresh(self._wiring().networks_of(row.id))
             exits = self._state.container_dir(row.id) / "exit"
             durable.make_directory(exits, point="container.exit", mode=0o755, sync=False)
-            with self._wiring.attaching(row, endpoints):
+            with self._wiring().attaching(row, endpoints):
                 self._runtime.create(
                     self._state.container_dir(row.id),
                     self._bundle(row, spec),
@@ -199,7 +205,7 @@ class Containers:
                     terminal=row.settings.terminal,
                     stdin=row.settings.stdin,
                 )
-            self._wiring.publish(row, endpoints)
+            self._wiring().publish(row, endpoints)
             undo.pop_all()
 
     def release(self, row: ContainerRow) -> None:
@@ -275,11 +281,11 @@ class Containers:
 
     def take_down(self, row: ContainerRow) -> None:
         """Takes away task, network and mount, each a no-op when it is not there. All are tried before one raises."""
-        networks = self._wiring.networks_of(row.id)
+        networks = self._wiring().networks_of(row.id)
         with ExitStack() as parts:
             parts.callback(self._names.refresh, networks)
             parts.callback(self._unmount, row.id)
-            parts.callback(self._wiring.disconnect, row.id)
+            parts.callback(self._wiring().disconnect, row.id)
             self._runtime.delete(row.id)
 
     def discard(self, container_id: str) -> None:
@@ -287,7 +293,7 @@ class Containers:
         with ExitStack() as parts:
             parts.callback(self._state.snapshots.remove, container_id)
             parts.callback(self._unmount, container_id)
-            parts.callback(self._wiring.disconnect, container_id)
+            parts.callback(self._wiring().disconnect, container_id)
             self._runtime.delete(container_id)
 
     def tidy(self) -> None:

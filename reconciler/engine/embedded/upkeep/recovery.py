@@ -9,21 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.containers.lifecycle import Containers
 from reconciler.engine.embedded.containers.mounts import ContainerMounts
 from reconciler.engine.embedded.containers.rows import ContainerRow
 from reconciler.engine.embedded.state import State
-from reconciler.engine.embedded.wiring import Wiring
 from reconciler.errors import ReconcilerError
 from reconciler.linux import durable
 from reconciler.log import Logger
+
+if TYPE_CHECKING:
+    from reconciler.engine.embedded.wiring import Wiring
 
 _log = Logger("engine")
 
 
 class Recovery:
-    def __init__(self, state: State, containers: Containers, mounts: ContainerMounts, wiring: Wiring) -> None:
+    def __init__(
+        self, state: State, containers: Containers, mounts: ContainerMounts, wiring: Callable[[], Wiring]
+    ) -> None:
         self._state = state
         self._containers = containers
         self._mounts = mounts
@@ -49,7 +54,7 @@ class Recovery:
             for container_id in rows:
                 place = self._state.container_dir(container_id)
                 self._try(partial(durable.sweep_temporaries, place, point="container.sweep"))
-            self._try(partial(self._wiring.sweep, rows))
+            self._try(partial(self._wiring().sweep, rows))
 
     def _try(self, clear: Callable[[], object]) -> None:
         try:
