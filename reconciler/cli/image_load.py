@@ -27,7 +27,7 @@ from reconciler.printable import printable
 from reconciler.store.images import Name
 
 _STDIN = "standard input"
-_ENOUGH = 4096  # a pipe may hold less at first than comes to it
+_ENOUGH = 4096
 
 
 def run(context: Context, options: argparse.Namespace) -> int:
@@ -106,11 +106,12 @@ def _check(stream: BinaryIO, name: str, use: Use) -> None:
         start = stream.tell()
         head = stream.read(HEAD)
         stream.seek(start)
-    else:
-        head = stream.peek(HEAD) if isinstance(stream, BufferedReader) else b""
-        if len(head) < _ENOUGH:
-            return  # more may come: whoever reads it sees
-    check_archive(head, name, use)
+        check_archive(head, name, use)
+    elif isinstance(stream, BufferedReader):
+        head = stream.peek(HEAD)
+        # Of a few bytes more may come, and whoever reads it sees; nothing at all is the end.
+        if not head or len(head) >= _ENOUGH:
+            check_archive(head, name, use)
 
 
 def _show(context: Context, loaded: Loaded) -> None:

@@ -49,7 +49,7 @@ _COMPRESS = "compress it with gzip or zstd, or not at all"
 
 def check_archive(head: bytes, name: str, use: Use) -> None:
     """Raises ``InvalidError`` when a file that begins with ``head`` (``HEAD`` bytes, or the whole of a shorter file) is
-    certainly no tar archive. Says what it seems to be, and what ``use`` it could have been put to."""
+    certainly no tar archive. Says what it seems to be; the hint says what to give instead for this ``use``."""
     for magic, compression in COMPRESSED.items():
         if head.startswith(magic):
             raise InvalidError(f"{name} is compressed with {compression}", hint=_COMPRESS)

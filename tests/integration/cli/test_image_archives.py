@@ -427,6 +427,8 @@ def test_what_is_wrong_with_a_file_is_said_of_it_by_its_name(host: Host, tmp_pat
     assert f"error: {bad}: " in host.run("image", *verb, bad, code=1).text
     from_stdin = host.run("image", *verb, "-", code=1, under=("sh", "-c", f'"$0" "$@" <{bad}'))
     assert "error: standard input: " in from_stdin.text
+    nothing = host.run("image", *verb, "-", code=1, under=("sh", "-c", 'printf "" | "$0" "$@"'))
+    assert "error: standard input is empty" in nothing.text
     assert host.run("image", "ls", "-q").out == ""
 
 
