@@ -52,7 +52,7 @@ def _hint(state: State, wanted: str) -> str:
     same = [text for name, text in shown.items() if reference and name.startswith(f"{reference.name}:")]
     if same:
         return f"there is {', '.join(same[:_MANY])}{', ...' if len(same) > _MANY else ''}"
-    spellings = {spelling: text for text in shown.values() for spelling in (text.rpartition(":")[0], text)}
+    spellings = {spelling: text for text in shown.values() for spelling in (text.rpartition(":")[0] or text, text)}
     near = get_close_matches(wanted[:200], spellings, 1, _LIKE)
     return f"did you mean {spellings[near[0]]}?" if near else "list them with: reconciler image ls"
 
