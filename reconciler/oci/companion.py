@@ -8,7 +8,7 @@ import re
 from reconciler.oci.digest import Digest
 
 MOST_DEEP = 4
-"""So many steps from an image what is attached is followed: its SBOM, the SBOM's signature, what is attached to that."""
+"""So many steps from an image what is attached is followed: its SBOM, that SBOM's signature, and so on."""
 _FORM = re.compile(r"sha256-([0-9a-f]{64})(?:\.[a-z0-9.]+)?", re.ASCII)
 
 

@@ -93,9 +93,7 @@ def _pull_cost(draft: Draft, pin: Pin, *, repaired: bool) -> Cost:
         return Cost(pull_bytes=None if repaired else 0, disk_bytes=None if repaired else 0)
     # What a manifest carries in itself came with it.
     missing = {
-        blob.digest: 0 if blob.data is not None else blob.size
-        for blob in pin.blobs
-        if blob.digest not in draft.fetched
+        blob.digest: 0 if blob.data is not None else blob.size for blob in pin.blobs if blob.digest not in draft.fetched
     }
     draft.fetched.update(missing)
     return Cost(pull_bytes=sum(missing.values()), disk_bytes=None if missing else 0)
