@@ -209,6 +209,20 @@ def test_a_registry_that_refuses_is_told_and_nothing_of_it_is_guessed(machine: M
     assert "login" in machine.err
 
 
+@pytest.mark.parametrize("command", ["update", "plan"])
+def test_a_repository_is_listed_once_for_all_that_track_it(machine: Machine, command: str) -> None:
+    lines = [f"  a{number}: {{pull: APP, track: {{semver: '>=1.{number}'}}}}\n" for number in range(6)]
+    path = machine.write("images:\n" + "".join(lines))
+    main(["--root", str(machine.root), command, str(path)])
+    assert machine.capsys.readouterr().out.count("2.0.0: newest in") == 6
+    assert machine.registry.count("GET /v2/app/tags/list") == 1
+    # What is wrong with the list is told of each.
+    machine.registry.on("GET /v2/app/tags/list", Step(401, headers={"WWW-Authenticate": 'Basic realm="x"'}))
+    main(["--root", str(machine.root), command, str(path)])
+    assert "".join(machine.capsys.readouterr()).count("login required") == 6
+    assert machine.registry.count("GET /v2/app/tags/list") == 2
+
+
 def test_a_file_that_changed_meanwhile_is_left_alone_and_another_is_written(machine: Machine) -> None:
     path = machine.write("images: {app: 'APP:1.4.0@OLD'}\n")
     other = machine.write("images: {other: 'APP:edge@OLD'}\n", "b.yaml")

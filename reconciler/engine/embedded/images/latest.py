@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
+from reconciler.engine.embedded.images.tag_lists import TagLists
 from reconciler.engine.embedded.images.track import Sightings, TrackedRepository
 from reconciler.engine.tag_pick import Latest, latest
 from reconciler.model.facts import Absent, Unknown
@@ -27,11 +28,11 @@ def latest_of(
 
     What tags were seen to be, where age matters, is added to ``sightings``.
     """
-    view = engine.view()
+    view, lists = engine.view(), TagLists()
 
     def ask(pull: Pull) -> Latest | Absent | Unknown:
         client = partial(engine.client, hosts)
-        return latest(pull, TrackedRepository(pull, view.state, client, view.manifests, sightings))
+        return latest(pull, TrackedRepository(pull, view.state, client, view.manifests, sightings, lists))
 
     questions = list(dict.fromkeys(pulls))
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="latest") as pool:

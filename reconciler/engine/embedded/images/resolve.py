@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.images.checks import check_depth
+from reconciler.engine.embedded.images.tag_lists import TagLists
 from reconciler.engine.embedded.state import State
 from reconciler.errors import IntegrityError, InvalidError, NotFoundError, ReconcilerError, RefusedError
 from reconciler.model.address import Address
@@ -66,11 +67,11 @@ def resolve_all(
     """
     current = _current_of(pulls, state)
     asked = {address: (pull, current.get(address)) for address, pull in pulls.items()}
-    questions = dict.fromkeys(asked.values())
+    questions, lists = dict.fromkeys(asked.values()), TagLists()
 
     def answer(question: tuple[Pull, Reference | None]) -> Resolution:
         pull, known = question
-        return _resolve(pull, known, state, client, manifests, sightings)
+        return _resolve(pull, known, lists, state, client, manifests, sightings)
 
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="resolve") as pool:
         answers = dict(zip(questions, pool.map(answer, questions), strict=True))
@@ -88,6 +89,7 @@ def _current_of(pulls: Mapping[Address, Pull], state: State) -> Mapping[Address,
 def _resolve(
     pull: Pull,
     current: Reference | None,
+    lists: TagLists,
     state: State,
     client: Callable[[], RegistryClient],
     manifests: ManifestSource,
@@ -97,7 +99,8 @@ def _resolve(
         from reconciler.engine.embedded.images.track import TrackedRepository
         from reconciler.engine.tag_pick import resolve_tracked
 
-        return resolve_tracked(pull, selection, TrackedRepository(pull, state, client, manifests, sightings, current))
+        repository = TrackedRepository(pull, state, client, manifests, sightings, lists, current)
+        return resolve_tracked(pull, selection, repository)
     try:
         kept = stored(pull, state)
     except InvalidError as error:

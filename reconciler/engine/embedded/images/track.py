@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler.engine.embedded.images import resolve
+from reconciler.engine.embedded.images.tag_lists import TagLists
 from reconciler.engine.embedded.state import State
 from reconciler.engine.tag_pick import Sighting, tag_of
 from reconciler.errors import InvalidError
@@ -37,6 +38,7 @@ class TrackedRepository:
         client: Callable[[], RegistryClient],
         manifests: resolve.ManifestSource,
         sightings: Sightings,
+        lists: TagLists,
         current: Reference | None = None,
     ) -> None:
         self._pull = pull
@@ -44,10 +46,12 @@ class TrackedRepository:
         self._client = client
         self._manifests = manifests
         self._sightings = sightings
+        self._lists = lists
         self._current = current
 
     def tags(self) -> Collection[str]:
-        return list(self._client().tags(self._pull.reference))
+        reference = self._pull.reference
+        return self._lists.get(reference.name, lambda: list(self._client().tags(reference)))
 
     def digest(self, tag: str) -> Digest | None:
         return self._client().tag_digest(self._pull.reference.with_tag(tag))
