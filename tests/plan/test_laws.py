@@ -240,7 +240,14 @@ def _engine() -> MemoryEngine:
 
 def _apply(desired: Desired, engine: MemoryEngine) -> Session:
     """An apply as a person makes it, with time passing where something is waited for."""
-    session = Session(prepare(desired, engine), engine, OPTIONS, lambda _: None, lambda *_: None, threading.Event())
+    session = Session(
+        prepare(desired, engine),
+        engine,
+        replace(OPTIONS, asked=True),
+        lambda _: None,
+        lambda *_: None,
+        threading.Event(),
+    )
     for _ in range(40):
         report = session.one_pass()
         if report.settled:
