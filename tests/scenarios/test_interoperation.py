@@ -29,6 +29,7 @@ from reconciler.oci.platform import Platform
 from reconciler.testing import dockerd
 from reconciler.testing.host import Host
 from reconciler.testing.images import archive, busybox_archive, entry, write_layout
+from reconciler.testing.podman import own_podman
 from reconciler.testing.registry_server import RegistryServer
 
 pytestmark = pytest.mark.root
@@ -137,10 +138,10 @@ class Podman:
     """podman, on storage of its own."""
 
     place: Path
+    command: tuple[str, ...]
 
     def __call__(self, *words: object) -> str:
-        storage = ("--root", self.place / "root", "--runroot", self.place / "run", "--storage-driver", "vfs")
-        return tool("podman", *storage, *words)
+        return tool(*self.command, *words)
 
     @cached_property
     def image(self) -> str:
@@ -260,8 +261,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tool]]
         if dockerd.is_installed():
             found["docker"] = Docker(stack.enter_context(dockerd.running_dockerd()))
         if shutil.which("podman"):
-            podman = found["podman"] = Podman(tmp_path_factory.mktemp("podman"))
-            stack.callback(podman, "rmi", "--all", "--force")
+            found["podman"] = Podman(tmp_path_factory.mktemp("podman"), stack.enter_context(own_podman()))
         if shutil.which("skopeo"):
             found["skopeo"] = Skopeo(tmp_path_factory.mktemp("skopeo"))
         yield found

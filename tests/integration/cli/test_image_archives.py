@@ -20,6 +20,7 @@ from reconciler.oci import media
 from reconciler.oci.digest import Digest
 from reconciler.testing.host import Host
 from reconciler.testing.images import archive, busybox_archive, write_layout
+from reconciler.testing.podman import own_podman
 
 pytestmark = pytest.mark.root
 
@@ -63,12 +64,9 @@ def loaded(host: Host, layout: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """podman on storage of its own."""
-    place = tmp_path_factory.mktemp("podman")
-    command = ("podman", "--root", f"{place}/root", "--runroot", f"{place}/run", "--storage-driver", "vfs")
-    yield command
-    subprocess.run([*command, "rmi", "--all", "--force"], capture_output=True, check=False)
+def podman() -> Iterator[tuple[str, ...]]:
+    with own_podman() as command:
+        yield command
 
 
 def tree(root: Path) -> dict[str, tuple[object, ...]]:
