@@ -17,12 +17,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
+import httpx
+
 from reconciler.clock import Clock
-from reconciler.errors import AuthError, RegistryError
+from reconciler.errors import AuthError, InvalidError, RegistryError
 from reconciler.registry.challenge import Challenge, parse_challenges
 from reconciler.registry.echo import address
 from reconciler.registry.failure import printable
-from reconciler.registry.hosts import Credentials, Endpoint
+from reconciler.registry.hosts import Credentials, Endpoint, origin_of
 from reconciler.registry.turns import Turns
 from reconciler.value import dataclass
 
@@ -202,8 +204,9 @@ def _realm(endpoint: Endpoint, challenge: Challenge) -> str:
     realm = challenge.parameters.get("realm", "")
     try:
         parts = urlsplit(realm)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-    except ValueError:
+        usable = parts.scheme in ("http", "https") and bool(httpx.URL(realm).host) and "@" not in parts.netloc
+        origin_of(realm)
+    except (httpx.InvalidURL, InvalidError, ValueError):
         usable = False
     if not usable or not _TOKEN.fullmatch(realm):
         raise AuthError(f"{endpoint.name}: names no usable token server: realm={printable(address(realm))!r}")
@@ -219,7 +222,9 @@ def _realm(endpoint: Endpoint, challenge: Challenge) -> str:
 def _basic_header(credentials: Credentials) -> str:
     if ":" in credentials.username:
         raise AuthError("a user name for Basic authentication holds no colon (RFC 7617)")
-    return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
+    # A password from a file or a variable may be any bytes: they are sent as they are.
+    login = f"{credentials.username}:{credentials.password}".encode("utf-8", "surrogateescape")
+    return "Basic " + base64.b64encode(login).decode()
 
 
 def _document(endpoint: Endpoint, body: bytes) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class Session:
 
     def _authorised(self, endpoint: Endpoint, ask: Ask, url: str) -> httpx.Response:
         if origin_of(url) != endpoint.origin:
-            return self._transport.send(ask.method, url, ask.headers, ask.content)
+            return self._elsewhere(f"{endpoint.name}: redirects:", ask.method, url, ask.headers, ask.content)
         tries = self._auth.tries(endpoint, ask.scope)
         header = next(tries)
         while True:
@@ -159,6 +159,16 @@ class Session:
                 response.close()
                 raise
             response.close()
+
+    def _elsewhere(
+        self, whose: str, method: str, url: str, headers: Mapping[str, str], content: bytes | Iterable[bytes] | None
+    ) -> httpx.Response:
+        """What a server says to which the one that was asked sent us; ``whose`` begins its failures."""
+        try:
+            return self._transport.send(method, url, headers, content)
+        except UnreachableError as error:
+            # The one that was asked can be reached, and its word on tags still counts.
+            raise TemporaryError(f"{whose} {error}") from None
 
     def _send(self, endpoint: Endpoint, ask: Ask, url: str, headers: Mapping[str, str]) -> httpx.Response:
         try:
@@ -209,10 +219,10 @@ class Session:
     def _fetch_token(self, url: str, authorization: str | None, form: Mapping[str, str] | None) -> bytes:
         headers = {} if authorization is None else {"Authorization": authorization}
         if form is None:
-            response = self._transport.send("GET", url, headers)
+            response = self._elsewhere("token server", "GET", url, headers, None)
         else:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            response = self._transport.send("POST", url, headers, urlencode(form).encode())
+            response = self._elsewhere("token server", "POST", url, headers, urlencode(form).encode())
         try:
             status = response.status_code
             if status == 200:
@@ -240,7 +250,8 @@ def join(endpoint: Endpoint, url: str, location: str) -> str:
     """Where a ``Location`` given by ``url`` leads (RFC 9110, 10.2.2). ``RegistryError`` for a place we must not go."""
     try:
         target = httpx.URL(url).join(location)
-    except (httpx.InvalidURL, ValueError):
+        origin_of(str(target))
+    except (httpx.InvalidURL, InvalidError, ValueError):
         raise RegistryError(
             f"{endpoint.name}: sends us to the malformed address {printable(address(location))!r}"
         ) from None

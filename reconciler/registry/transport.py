@@ -17,8 +17,9 @@ import httpx
 
 from reconciler.clock import Clock
 from reconciler.errors import InvalidError, RegistryError
+from reconciler.registry.echo import address
 from reconciler.registry.failure import SlowError, TemporaryError, UnreachableError, printable
-from reconciler.registry.hosts import RegistryHosts, authority_of
+from reconciler.registry.hosts import RegistryHosts, authority_of, origin_of
 from reconciler.registry.proxy import Proxies
 from reconciler.registry.wire import FAILURES, HeadTimeout, Kind, Limit, new_pool
 from reconciler.value import dataclass
@@ -99,9 +100,10 @@ class Transport:
         ``url`` is also how failures name the server. Raises ``UnreachableError`` or ``TemporaryError`` when the network
         failed, ``RegistryError`` when the server could not be trusted.
         """
+        request = self._request(method, url, headers, content)
         pool = self._pool(url)
         try:
-            return self._exchange(pool, method, url, headers, content)
+            return self._exchange(pool, request)
         except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError) as error:
             if method not in ("GET", "HEAD"):
                 raise self.failure(url, error) from None
@@ -109,29 +111,31 @@ class Transport:
             raise self.failure(url, error) from None
         # A kept connection may be closed by the server just as we write to it: that says nothing about the server.
         try:
-            return self._exchange(pool, method, url, headers, content)
+            return self._exchange(pool, request)
         except FAILURES as error:
             raise self.failure(url, error) from None
 
-    def _exchange(
-        self,
-        pool: httpcore.ConnectionPool,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        content: bytes | Iterable[bytes] | None,
-    ) -> httpx.Response:
+    def _request(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | Iterable[bytes] | None
+    ) -> httpx.Request:
+        """The request as it is sent. ``RegistryError`` for an address that nobody can ask: servers name some, too."""
         timeout = httpx.Timeout(self.timeouts.idle, connect=self.timeouts.connect, pool=None)
         # Digests are over the stored bytes, so nothing may be compressed on the way.
         own = {"User-Agent": self._user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
-        request = httpx.Request(
-            method, url, headers={**own, **headers}, content=content, extensions={"timeout": timeout.as_dict()}
-        )
+        try:
+            origin_of(url)
+            return httpx.Request(
+                method, url, headers={**own, **headers}, content=content, extensions={"timeout": timeout.as_dict()}
+            )
+        except (httpx.InvalidURL, InvalidError, ValueError):
+            raise RegistryError(f"{printable(address(url))!r} is no address that can be asked") from None
+
+    def _exchange(self, pool: httpcore.ConnectionPool, request: httpx.Request) -> httpx.Response:
         target = request.url
         with self._limit.of(self.timeouts.total):
             answer = pool.handle_request(
                 httpcore.Request(
-                    method,
+                    request.method,
                     httpcore.URL(
                         scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
                     ),
@@ -140,7 +144,8 @@ class Transport:
                     extensions=request.extensions,
                 )
             )
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, method), request=request)
+        body = _Body(answer, request.method)
+        return httpx.Response(answer.status, headers=answer.headers, stream=body, request=request)
 
     def chunks(
         self, response: httpx.Response, expected: int, *, brisk: bool = False, size: int = CHUNK

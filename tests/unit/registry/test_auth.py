@@ -103,6 +103,8 @@ def test_p02_no_header_breaks_the_parser(header):
         'Bearer realm="ftp://h/t"',
         'Bearer realm="file:///etc/passwd"',
         'Bearer realm="http://user@h/t"',
+        'Bearer realm="http://[v1.x]/t"',
+        'Bearer realm="http://xn--a/t"',
         "Negotiate",
     ],
 )

@@ -20,6 +20,7 @@ OTHER = manifest(annotations={"from": "mirror"})
 HEAD = "HEAD /v2/app/manifests/1"
 BLOB = b"blob" * 1000
 BLOBS = "GET /v2/app/blobs/"
+NOBODY = "http://127.0.0.1:1"
 
 
 @pytest.fixture
@@ -110,6 +111,34 @@ def test_tags_come_from_a_mirror_when_the_origin_fails(harness, registry, mirror
     assert (found.descriptor.digest, found.source) == (Digest.of(OTHER), mirror.url)
     assert len(found.notes) == 1
     assert "503" in found.notes[0]
+
+
+def test_tags_are_the_origins_also_when_its_storage_cannot_be_reached(harness, registry, mirror, ref):
+    registry.on("GET /v2/app/", Step(307, b"", {"Location": f"{NOBODY}/x"}, times=9))
+    registry.on(HEAD, served(DATA))
+    mirror.on("GET ", Step(404, times=9)).on(HEAD, served(OTHER))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    with pytest.raises(RegistryError, match=r"redirects: .* cannot connect"):
+        client.blob(ref("app:1"), layer(BLOB), MemorySink())
+    found = client.resolve(ref("app:1"))
+    assert (found.descriptor.digest, found.source) == (Digest.of(DATA), registry.host)
+
+
+def test_an_origin_does_not_rest_for_its_token_server(harness, registry, mirror, ref):
+    asks = Step(401, b"", {"WWW-Authenticate": f'Bearer realm="{NOBODY}/token"'})
+    registry.on(HEAD, asks, served(DATA))
+    mirror.on(HEAD, served(OTHER))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    assert "token server 127.0.0.1:1: cannot connect" in client.resolve(ref("app:1")).notes[0]
+    assert not [server for server in client.health() if server.failures], "the registry itself did answer"
+
+
+@pytest.mark.parametrize("host", ["xn--a", "h:99999", "h:port"])
+def test_p59_a_mirror_that_redirects_to_no_address_is_passed_over(harness, registry, mirror, ref, host):
+    mirror.on(BLOBS, Step(307, b"", {"Location": f"http://{host}/x"}))
+    registry.on(BLOBS, Step(200, BLOB))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    assert client.blob(ref("app:1"), layer(BLOB), MemorySink()) == registry.host
 
 
 def test_a_mirrors_answer_says_that_the_origin_was_not_asked(harness, registry, mirror, ref):
