@@ -13,7 +13,7 @@ from pathlib import Path
 from reconciler.cli.context import Context, login_file
 from reconciler.clock import SystemClock
 from reconciler.engine.embedded.images.adhoc import plain_hosts
-from reconciler.engine.embedded.registries import make_client, recorded_facts
+from reconciler.engine.embedded.registries import make_client, read_login_file, recorded_facts
 from reconciler.engine.embedded.state import open_reader
 from reconciler.errors import AuthError, InvalidError, NotFoundError, UsageError
 from reconciler.linux import durable
@@ -28,11 +28,14 @@ _MAX_PASSWORD = 64 * 1024
 def run(context: Context, options: argparse.Namespace) -> int:
     """Tries the login at the registry and stores it only when that lets us in."""
     host = parse_registry(options.registry)
-    login = Credentials(options.username or _username(context), _password(context, options))
+    username = options.username or _username(context)
+    if ":" in username:
+        raise InvalidError(f"the user name {username!a} has a colon in it", hint="no login can hold one (RFC 7617)")
+    login = Credentials(username, _password(context, options))
     if not _try(context, host, login, plain_http=options.plain_http):
         context.note(f"warning: {host} asks for no login: nobody checked this one")
     path = login_file(context.environment).resolve()
-    text = _read(path)
+    text = read_login_file(path) or ""
     helper = DockerConfig.parse(text, str(path)).helper_for(host)
     if helper:
         Helpers(context.environment, SystemClock()).store(helper, host, login)
@@ -46,7 +49,7 @@ def logout(context: Context, options: argparse.Namespace) -> int:
     """Takes the login out of the file, and of the helper in charge; it is not revoked at the registry."""
     host = parse_registry(options.registry)
     path = login_file(context.environment).resolve()
-    held = _read(path)
+    held = read_login_file(path) or ""
     helper = DockerConfig.parse(held, str(path)).helper_for(host)
     erased = bool(helper) and Helpers(context.environment, SystemClock()).erase(helper, host)
     text = without_login(held, str(path), host)
@@ -103,7 +106,7 @@ def _username(context: Context) -> str:
 def _password(context: Context, options: argparse.Namespace) -> str:
     if options.password_stdin:
         # One line end is the shell's, not the password's.
-        text = sys.stdin.read(_MAX_PASSWORD).removesuffix("\n").removesuffix("\r")
+        text = _given().removesuffix("\n").removesuffix("\r")
     elif context.interactive:
         text = getpass.getpass("Password: ", stream=context.stderr)
     else:
@@ -113,12 +116,16 @@ def _password(context: Context, options: argparse.Namespace) -> str:
     return text
 
 
-def _read(path: Path) -> str:
-    with durable.guarded("read", path):
-        try:
-            return path.read_text()
-        except FileNotFoundError:
-            return ""
+def _given() -> str:
+    """Standard input. Raises ``InvalidError`` for what no file of logins can hold."""
+    try:
+        text = sys.stdin.read(_MAX_PASSWORD + 1)
+        text.encode()
+    except UnicodeError:
+        raise InvalidError("the password is not UTF-8 text", hint="give it as text on standard input") from None
+    if len(text) > _MAX_PASSWORD:
+        raise InvalidError(f"the password has more than {_MAX_PASSWORD} characters", hint="give the password alone")
+    return text
 
 
 def _write(path: Path, text: str) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from reconciler.registry.keychain import Helpers
 
 _MAX_SECRET_FILE = 64 * 1024
+_MAX_LOGIN_FILE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +126,29 @@ def stored_login(host: str, repository: str, files: Sequence[Path], helpers: Hel
     from reconciler.registry.dockerconfig import DockerConfig, Kept
 
     for path in files:
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
+        text = read_login_file(path)
+        if text is None:
             continue
-        except OSError as error:
-            raise AuthError(f"cannot read {path}: {error.strerror}", hint="mend its permissions") from None
         found = DockerConfig.parse(text, str(path)).login(host, repository)
         if isinstance(found, Kept):
             found = helpers.get(found.helper, host)
         if found is not None:
             return found
     return None
+
+
+def read_login_file(path: Path) -> str | None:
+    """The text of a file of logins, None where there is none. Raises ``AuthError``, and quotes nothing of it."""
+    if path == Path(os.devnull):
+        return None
+    try:
+        return _read(path, "file of logins", _MAX_LOGIN_FILE).decode()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise AuthError(f"cannot read {path}: {error.strerror}", hint="mend its permissions") from None
+    except UnicodeDecodeError:
+        raise AuthError(f"{path} is not UTF-8 text", hint="repair it, or move it away and log in again") from None
 
 
 def _source(auth: Auth, surroundings: Surroundings, helpers: Helpers) -> CredentialSource:
@@ -166,17 +178,24 @@ def _source(auth: Auth, surroundings: Surroundings, helpers: Helpers) -> Credent
 
 def _read_secret(path: Path, host: str) -> str:
     try:
-        # A FIFO would block for ever, and a device could give anything.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise AuthError(f"the password file for {host}, {path}, is no regular file", hint="name a file")
-            data = file.read(_MAX_SECRET_FILE)
+        data = _read(path, f"password file for {host}", _MAX_SECRET_FILE)
     except OSError as error:
         raise AuthError(
             f"cannot read the password file for {host}: {path}: {error.strerror}", hint="create it, mode 0600"
         ) from None
     return data.decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def _read(path: Path, what: str, limit: int) -> bytes:
+    # A FIFO would block for ever, and a device could give anything.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise AuthError(f"the {what}, {path}, is no regular file", hint="name a file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise AuthError(f"the {what}, {path}, has more than {limit} bytes", hint="name another file")
+    return data
 
 
 def _registry(form: Form) -> Registry:

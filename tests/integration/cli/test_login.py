@@ -72,6 +72,20 @@ def test_a_wrong_password_is_refused_and_nothing_stored(host: Host, private: Reg
     assert not stored(host).exists()
 
 
+def test_a_login_that_cannot_be_one_is_refused_before_anybody_is_asked(host: Host, tmp_path: Path) -> None:
+    def refused(user: str, given: bytes) -> str:
+        words = ["login", "127.0.0.1:9", "-u", user, "--password-stdin", "--plain-http"]
+        environment = {"HOME": str(tmp_path), "PYTHONUTF8": "1"}
+        command = [PROGRAM, "--root", host.root, *words]
+        result = subprocess.run(command, input=given, capture_output=True, check=False, timeout=60, env=environment)
+        assert result.returncode == 1
+        return result.stderr.decode()
+
+    assert "the user name 'a:b' has a colon in it" in refused("a:b", b"x")
+    assert "the password is not UTF-8 text" in refused("ci", b"\xff")
+    assert "the password has more than 65536 characters" in refused("ci", b"x" * 70_000)
+
+
 def test_without_a_terminal_the_password_comes_from_standard_input(host: Host, private: RegistryServer) -> None:
     assert "--password-stdin" in host.run("login", private.host, "-u", "ci", code=64).err
 

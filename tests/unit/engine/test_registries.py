@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from reconciler.engine.embedded.host_mirrors import host_mirrors
-from reconciler.engine.embedded.registries import Surroundings, make_client, merged, recorded_facts
+from reconciler.engine.embedded.registries import (
+    Surroundings,
+    make_client,
+    merged,
+    read_login_file,
+    recorded_facts,
+)
 from reconciler.engine.port import HostFacts
 from reconciler.errors import AuthError, HostError, RefusedError
 from reconciler.model.address import Address
@@ -87,6 +94,39 @@ def test_dockers_file_may_leave_it_to_a_helper(tmp_path):
 def test_podmans_file_may_have_a_login_per_namespace(tmp_path, repository, name):
     files = auth_file(tmp_path, auths={"HOST": {"auth": login("host")}, "HOST/team": {"auth": login("team")}})
     assert sent(None, Surroundings(auth_files=files), repository) == name
+
+
+def test_p07_a_password_of_any_bytes_is_sent_as_it_is(tmp_path):
+    secret = tmp_path / "password"
+    secret.write_bytes(b"s3cret\xff\n")
+    with ScriptedRegistry() as registry:
+        registry.on("HEAD ", Step(401, b"", {"WWW-Authenticate": "Basic realm=x"}), Step(404))
+        auth = Auth("ci", password_file=str(secret))
+        facts = HostFacts((Registry(registry.host, plain_http=True, auth=auth),), ())
+        with make_client(facts, Surroundings()) as client:
+            client.tag_digest(Reference.parse(f"{registry.host}/app:1"))
+        assert registry.asked[-1].headers["authorization"] == "Basic " + base64.b64encode(b"ci:s3cret\xff").decode()
+
+
+def test_a_password_is_not_cut(tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text("x" * 70_000)
+    with pytest.raises(
+        AuthError, match=r"the password file for 127.0.0.1:[0-9]+, .*password, has more than 65536 bytes"
+    ):
+        sent(Auth("ci", password_file=str(secret)), Surroundings())
+
+
+def test_a_file_of_logins_that_cannot_be_one_is_named(tmp_path):
+    binary, huge, fifo = (tmp_path / name for name in ("binary", "huge", "fifo"))
+    binary.write_bytes(b"\xff")
+    huge.write_bytes(b" " * (1024 * 1024 + 1))
+    os.mkfifo(fifo)
+    for path, why in ((binary, "is not UTF-8"), (huge, "has more than"), (fifo, "is no regular file")):
+        with pytest.raises(AuthError, match=f"{path.name},? {why}"):
+            read_login_file(path)
+    assert read_login_file(tmp_path / "absent") is None
+    assert read_login_file(Path("/dev/null")) is None
 
 
 def test_a_password_file_and_a_variable(tmp_path):
