@@ -71,29 +71,29 @@ class Uploader:
             return "skipped"
         upload: _Upload | None = None
         failed = 0
-        while True:
-            before = upload.offset if upload is not None else 0
-            try:
-                if upload is None:
-                    upload = self._begin(descriptor)
+        try:
+            while True:
+                before = upload.offset if upload is not None else 0
+                try:
                     if upload is None:
-                        return "mounted"
-                self._send(upload, descriptor, opener)
-                return "uploaded"
-            except TemporaryError as error:
-                failed += 1
-                if failed >= attempts:
-                    self._cancel(descriptor, upload)
-                    raise
-                self._patience.pause(failed, error)
-                upload = self._caught_up(upload, descriptor)
-                if upload is None and self._patience.retry(attempts, lambda: self._is_there(descriptor)):
-                    return "uploaded"  # only the answer was lost
-                if upload is not None and upload.offset > before:
-                    failed = 0
-            except BaseException:
-                self._cancel(descriptor, upload)
-                raise
+                        upload = self._begin(descriptor)
+                        if upload is None:
+                            return "mounted"
+                    self._send(upload, descriptor, opener)
+                    return "uploaded"
+                except TemporaryError as error:
+                    failed += 1
+                    if failed >= attempts:
+                        raise
+                    self._patience.pause(failed, error)
+                    upload = self._caught_up(upload, descriptor)
+                    if upload is None and self._patience.retry(attempts, lambda: self._is_there(descriptor)):
+                        return "uploaded"  # only the answer was lost
+                    if upload is not None and upload.offset > before:
+                        failed = 0
+        except BaseException:
+            self._cancel(descriptor, upload)
+            raise
 
     def _is_there(self, descriptor: Descriptor) -> bool:
         url = self._endpoint.url(self._reference.repository, f"blobs/{descriptor.digest}")

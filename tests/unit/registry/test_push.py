@@ -308,6 +308,17 @@ def test_p71_a_cancelled_push_deletes_its_session(harness, open_registry, ref):
     assert "DELETE /up/1" in open_registry.lines
 
 
+def test_p71_a_push_that_is_cancelled_while_it_waits_deletes_its_session(harness, open_registry, ref, monkeypatch):
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harness, "_sleep", interrupted)
+    open_registry.on(POST, session("/up/1")).on("PUT /up/1", Step(503)).on("DELETE /up/1", Step(204))
+    with pytest.raises(KeyboardInterrupt):
+        harness.client(open_registry).push(ref("app:1"), BLOBS, [MANIFEST])
+    assert open_registry.lines[-1] == "DELETE /up/1"
+
+
 def test_a_source_that_is_too_short(harness, open_registry, ref):
     open_registry.on(POST, session("/up/1")).on("DELETE /up/1", Step(204))
     with pytest.raises(IntegrityError, match="shorter"):
