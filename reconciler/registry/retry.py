@@ -51,6 +51,6 @@ def retry_after(header: str | None, now: datetime) -> float | None:
         return float(header.strip()[:12])
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds())
