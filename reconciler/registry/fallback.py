@@ -69,7 +69,8 @@ class Patience:
         passed: Endpoint | None = None
         for endpoint, turn in self._turns(endpoints, failures):
             if passed is not None:
-                notes.append(f"passing over {passed.name}: {failures[passed]}; asking {endpoint.name}")
+                why = str(failures[passed]).removeprefix(f"{passed.name}: ")
+                notes.append(f"passing over {passed.name}: {why}; asking {endpoint.name}")
                 if not quiet:
                     self._note(notes[-1])
             passed = endpoint

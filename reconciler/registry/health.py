@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -83,17 +82,18 @@ class Health:
 
     def reached(self, endpoint: Endpoint) -> None:
         """It answered, whatever it said: it is not unreachable any more."""
-        record = self._records.get(_key(endpoint))
-        if record is not None and record.unreachable:
-            self._set(endpoint, replace(record, shown=self._good(endpoint), until=0.0, unreachable=False))
+        with self._guard:
+            record = self._records.get(_key(endpoint))
+            if record is None or record.unreachable:
+                self._put(endpoint, _Record(self._good(endpoint), failures=record.failures if record else 0))
 
     def served(self, endpoint: Endpoint) -> None:
         """It gave what it was asked for."""
-        record = self._records.get(_key(endpoint))
-        if record is None or record.shown.state != "good":
-            self._set(endpoint, _Record(self._good(endpoint)))
-        elif record.failures:
-            with self._guard:
+        with self._guard:
+            record = self._records.get(_key(endpoint))
+            if record is None or record.shown.state != "good":
+                self._put(endpoint, _Record(self._good(endpoint)))
+            elif record.failures:
                 self._records[_key(endpoint)] = _Record(record.shown)
 
     def failed(self, endpoint: Endpoint, error: ReconcilerError) -> None:
@@ -146,10 +146,6 @@ class Health:
 
     def _good(self, endpoint: Endpoint) -> EndpointHealth:
         return EndpointHealth(endpoint.name, "good", self._clock.now(), is_mirror=endpoint.upstream is not None)
-
-    def _set(self, endpoint: Endpoint, record: _Record) -> None:
-        with self._guard:
-            self._put(endpoint, record)
 
     def _put(self, endpoint: Endpoint, record: _Record) -> None:
         self._records[_key(endpoint)] = record

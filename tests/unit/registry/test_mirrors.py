@@ -124,6 +124,15 @@ def test_tags_are_the_origins_also_when_its_storage_cannot_be_reached(harness, r
     assert (found.descriptor.digest, found.source) == (Digest.of(DATA), registry.host)
 
 
+def test_a_mirror_that_refuses_did_answer_and_is_named_once(harness, registry, mirror, ref):
+    mirror.on(BLOBS, Step(403))
+    registry.on(BLOBS, Step(200, BLOB))
+    client = harness.client(registry, mirrors=mirrors(registry, mirror.url))
+    client.blob(ref("app:1"), layer(BLOB), MemorySink())
+    assert {server.name: server.state for server in client.health()}[mirror.url] == "good"
+    assert harness.notes[0].count(mirror.url) == 1
+
+
 def test_an_origin_does_not_rest_for_its_token_server(harness, registry, mirror, ref):
     asks = Step(401, b"", {"WWW-Authenticate": f'Bearer realm="{NOBODY}/token"'})
     registry.on(HEAD, asks, served(DATA))
