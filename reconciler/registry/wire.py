@@ -126,7 +126,11 @@ class _Backend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options), self._limit)
+        try:
+            inner = super().connect_tcp(host, port, timeout, local_address, socket_options)
+        except UnicodeError:  # a label that is empty or too long, which Python notices before any resolver
+            raise httpcore.ConnectError("its name is no host name") from None
+        return _Stream(inner, self._limit)
 
 
 def new_pool(kind: Kind, limit: Limit) -> httpcore.ConnectionPool:

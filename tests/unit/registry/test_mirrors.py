@@ -142,7 +142,7 @@ def test_an_origin_does_not_rest_for_its_token_server(harness, registry, mirror,
     assert not [server for server in client.health() if server.failures], "the registry itself did answer"
 
 
-@pytest.mark.parametrize("host", ["xn--a", "h:99999", "h:port"])
+@pytest.mark.parametrize("host", ["xn--a", "h:99999", "h:port", "a..b", "a" * 64])
 def test_p59_a_mirror_that_redirects_to_no_address_is_passed_over(harness, registry, mirror, ref, host):
     mirror.on(BLOBS, Step(307, b"", {"Location": f"http://{host}/x"}))
     registry.on(BLOBS, Step(200, BLOB))
